@@ -1,0 +1,19 @@
+# A file *_simd.cc is compiled once per instruction set, in namespace cachette::CACHETTE_ISA (see src/ops/simd.h).
+set(CACHETTE_ISAS avx2 avx512 avx512vnni avx512bf16)
+set(CACHETTE_FLAGS_avx2 -march=x86-64-v3)
+set(CACHETTE_FLAGS_avx512 -march=x86-64-v4)
+set(CACHETTE_FLAGS_avx512vnni -march=x86-64-v4 -mavx512vnni -mavx512vbmi)
+set(CACHETTE_FLAGS_avx512bf16 -march=x86-64-v4 -mavx512vnni -mavx512vbmi -mavx512bf16)
+
+function(cachette_add_simd_sources target)
+  foreach(isa IN LISTS CACHETTE_ISAS)
+    set(objects ${target}_${isa})
+    add_library(${objects} OBJECT ${ARGN})
+    target_compile_definitions(${objects} PRIVATE CACHETTE_ISA=${isa} CACHETTE_ISA_${isa}=1)
+    target_compile_options(${objects} PRIVATE ${CACHETTE_FLAGS_${isa}} -mprefer-vector-width=512 -fno-math-errno
+                           -ffp-contract=fast)
+    target_link_libraries(${objects} PRIVATE cachette_warnings OpenMP::OpenMP_CXX)
+    target_include_directories(${objects} PRIVATE ${CMAKE_SOURCE_DIR}/src)
+    target_sources(${target} PRIVATE $<TARGET_OBJECTS:${objects}>)
+  endforeach()
+endfunction()

@@ -1,0 +1,37 @@
+#pragma once
+// The ragged view of a KV cache that attention reads: plain pointers, no cache types.
+
+#include <cstddef>
+#include <cstdint>
+
+#include "base/dtype.h"
+
+namespace cachette::ops {
+
+inline constexpr int kBlockTokens = 16;  // slots of a block: one AVX-512 register of f32 scores
+
+// Storage form of the entries of a block. Layout of one block, with e = bytes of dtype:
+//   keys   [head_dim][kBlockTokens]   transposed, so that 16 keys meet one query element in one register
+//   values [kBlockTokens][head_dim]
+// dtype is kF32, kF16 or kBF16. Slots past a row's last entry hold unspecified but finite numbers.
+struct KvFormat {
+  Dtype dtype = Dtype::kF16;
+  int head_dim = 0;
+
+  size_t element_bytes() const { return static_cast<size_t>(InfoOf(dtype).block_bytes); }
+  size_t values_offset_bytes() const { return element_bytes() * static_cast<size_t>(head_dim) * kBlockTokens; }
+  size_t block_bytes() const { return 2 * values_offset_bytes(); }
+  size_t entry_bytes() const { return 2 * element_bytes() * static_cast<size_t>(head_dim); }
+  bool operator==(const KvFormat&) const = default;
+};
+
+// The entries of one KV head of one request, in list order (= position order): entry i is slot i % kBlockTokens of
+// blocks[i / kBlockTokens].
+struct KvRow {
+  const std::byte* const* blocks = nullptr;  // [ceil(num_entries / kBlockTokens)], each 64-byte aligned
+  const int32_t* positions = nullptr;        // [num_entries], strictly increasing absolute positions
+  int64_t num_entries = 0;
+  KvFormat format;
+};
+
+}  // namespace cachette::ops
