@@ -19,7 +19,7 @@ struct DecodeRow {
   const float* q;               // [group_size][head_dim]
   float* out;                   // [group_size][head_dim]; may alias q
   SoftmaxState* state;          // [group_size] or null
-  int64_t first_entry_idx = 0;  // entries before it are masked (the model's own attention window)
+  int64_t first_slot = 0;  // slots before it are masked (the model's own attention window)
 };
 
 struct DecodeParams {
@@ -32,8 +32,8 @@ struct DecodeParams {
 
 // Attention of one decode query per row over its entries; online softmax, f32 accumulation.
 // A row with no visible entry yields out = 0, max = -inf, denominator = 0. Long rows are split over threads at fixed
-// entry boundaries (independent of thread count and of the other rows) and merged by (out, max, denominator).
-// No sync, scratch from cx. Moves the visible entries once: sum of num_entries * entry_bytes().
+// slot boundaries (independent of thread count and of the other rows) and merged by (out, max, denominator).
+// No sync, scratch from cx. Moves the visible blocks once: sum of num_slots * entry_bytes().
 // Source: online softmax, arXiv:1805.02867; split and rescaled merge, arXiv:2205.14135, 2311.01282.
 void DecodeAttention(Context& cx, const DecodeParams& params);
 

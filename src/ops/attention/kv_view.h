@@ -25,12 +25,14 @@ struct KvFormat {
   bool operator==(const KvFormat&) const = default;
 };
 
-// The entries of one KV head of one request, in list order (= position order): entry i is slot i % kBlockTokens of
-// blocks[i / kBlockTokens].
+// The entries of one KV head of one request, in position order: slot i is slot i % kBlockTokens of
+// blocks[i / kBlockTokens]. Eviction leaves holes (dead slots) instead of moving data; the cache merges blocks when
+// holes add up. Attention gives a dead slot no weight; every block has at least one live slot.
 struct KvRow {
-  const std::byte* const* blocks = nullptr;  // [ceil(num_entries / kBlockTokens)], each 64-byte aligned
-  const int32_t* positions = nullptr;        // [num_entries], strictly increasing absolute positions
-  int64_t num_entries = 0;
+  const std::byte* const* blocks = nullptr;  // [ceil(num_slots / kBlockTokens)], each 64-byte aligned
+  const int32_t* positions = nullptr;        // [num_slots], absolute; strictly increasing over live slots
+  const uint16_t* live_masks = nullptr;      // [number of blocks], bit i = slot i is live; null = no dead slots
+  int64_t num_slots = 0;                     // used slots, dead ones included; slots past it are masked too
   KvFormat format;
 };
 

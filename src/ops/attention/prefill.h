@@ -10,8 +10,8 @@
 namespace cachette::ops {
 
 // One KV head of one request during a prefill chunk. The chunk's own entries are already appended: they are the last
-// num_queries entries of kv, and query i sees entries [0, num_entries - num_queries + i], i.e. all that came before
-// the chunk and the chunk causally.
+// num_queries slots of kv, all live, and query i sees the live slots in [0, num_slots - num_queries + i], i.e. all that
+// came before the chunk and the chunk causally.
 struct PrefillRow {
   KvRow kv;
   const float* q;        // query i, group head g at q + i * q_stride + g * head_dim
