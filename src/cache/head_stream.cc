@@ -1,0 +1,193 @@
+#include "cache/head_stream.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "ops/attention/kv_store.h"
+
+namespace cachette {
+namespace {
+
+using ops::kBlockTokens;
+
+constexpr int64_t BlocksFor(int64_t num_slots) { return (num_slots + kBlockTokens - 1) / kBlockTokens; }
+
+// Bits [begin, end) of a block's mask.
+uint16_t MaskBits(int64_t begin, int64_t end) {
+  return static_cast<uint16_t>(((1u << (end - begin)) - 1u) << begin);
+}
+
+}  // namespace
+
+HeadStream::HeadStream(HeadStream&& other) noexcept
+    : tier_(other.tier_),
+      format_(other.format_),
+      blocks_(std::exchange(other.blocks_, {})),
+      block_ids_(std::exchange(other.block_ids_, {})),
+      live_masks_(std::exchange(other.live_masks_, {})),
+      positions_(std::exchange(other.positions_, {})),
+      num_slots_(std::exchange(other.num_slots_, 0)),
+      num_live_(std::exchange(other.num_live_, 0)) {}
+
+HeadStream::~HeadStream() {
+  for (const uint32_t id : block_ids_) tier_->Release(format_.block_bytes(), id);
+}
+
+int64_t HeadStream::BlocksToAppend(int64_t num_tokens) const { return BlocksFor(num_slots_ + num_tokens) - num_blocks(); }
+
+Result<int64_t> HeadStream::Append(std::span<const int32_t> positions) {
+  const auto count = static_cast<int64_t>(positions.size());
+  const size_t old_blocks = blocks_.size();
+  for (int64_t i = BlocksToAppend(count); i > 0; --i) {
+    Result<Block> block = tier_->Allocate(format_.block_bytes());
+    if (!block.ok()) {
+      while (blocks_.size() > old_blocks) {
+        ReleaseBlock(blocks_.size() - 1);
+        TruncateBlocks(blocks_.size() - 1);
+      }
+      return std::move(block).failure();
+    }
+    std::memset(block->data, 0, format_.block_bytes());  // dead slots must hold finite numbers
+    blocks_.push_back(block->data);
+    block_ids_.push_back(block->id);
+    live_masks_.push_back(0);
+  }
+  const int64_t first = num_slots_;
+  positions_.insert(positions_.end(), positions.begin(), positions.end());
+  num_slots_ += count;
+  num_live_ += count;
+  for (int64_t slot = first; slot < num_slots_;) {
+    const int64_t block = slot / kBlockTokens;
+    const int64_t end = std::min(num_slots_, (block + 1) * kBlockTokens);
+    live_masks_[static_cast<size_t>(block)] |= MaskBits(slot % kBlockTokens, end - block * kBlockTokens);
+    slot = end;
+  }
+  return first;
+}
+
+void HeadStream::Evict(std::span<const SlotRange> ranges) {
+  const int64_t before = num_live_;
+  for (const SlotRange& range : ranges) {
+    CACHETTE_CHECK(range.begin >= 0 && range.begin <= range.end && range.end <= num_slots_);
+    for (int64_t slot = range.begin; slot < range.end;) {
+      const int64_t block = slot / kBlockTokens;
+      const int64_t end = std::min(range.end, (block + 1) * kBlockTokens);
+      uint16_t& mask = live_masks_[static_cast<size_t>(block)];
+      const uint16_t dying = mask & MaskBits(slot % kBlockTokens, end - block * kBlockTokens);
+      num_live_ -= __builtin_popcount(dying);
+      mask = static_cast<uint16_t>(mask & ~dying);
+      slot = end;
+    }
+  }
+  if (num_live_ == before) return;
+  MergeBlocks();
+  if (num_blocks() > BlocksFor(num_live_) + 1) Rewrite();
+}
+
+void HeadStream::ReleaseBlock(size_t block) { tier_->Release(format_.block_bytes(), block_ids_[block]); }
+
+void HeadStream::TruncateBlocks(size_t num_blocks) {
+  blocks_.resize(num_blocks);
+  block_ids_.resize(num_blocks);
+  live_masks_.resize(num_blocks);
+}
+
+// Copies the live entries of from_block to slots to_slot, to_slot + 1, ... (at or before their own).
+void HeadStream::MoveLive(size_t from_block, int64_t& to_slot) {
+  const int64_t base = static_cast<int64_t>(from_block) * kBlockTokens;
+  for (uint32_t mask = live_masks_[from_block]; mask != 0; mask &= mask - 1) {
+    const int64_t from_slot = base + __builtin_ctz(mask);
+    if (from_slot != to_slot) {
+      ops::CopyEntry(format_, blocks_.data(), from_slot, blocks_.data(), to_slot);
+      positions_[static_cast<size_t>(to_slot)] = positions_[static_cast<size_t>(from_slot)];
+    }
+    ++to_slot;
+  }
+}
+
+// Drops dead blocks and folds a block into its left neighbour where both fit into one. The last block keeps its free
+// tail for appends unless it was folded.
+void HeadStream::MergeBlocks() {
+  size_t kept = 0;  // blocks [0, kept) are final, except that kept - 1 may still take a neighbour
+  int64_t tail_slots = num_slots_ - (num_blocks() - 1) * kBlockTokens;
+  bool is_tail_packed = false;  // the last kept block was written densely from slot 0
+  const size_t count = blocks_.size();
+  for (size_t b = 0; b < count; ++b) {
+    const int live = LiveIn(b);
+    if (live == 0) {
+      ReleaseBlock(b);
+      continue;
+    }
+    if (kept > 0 && LiveIn(kept - 1) + live <= kBlockTokens) {
+      const int64_t base = static_cast<int64_t>(kept - 1) * kBlockTokens;
+      int64_t to_slot = base;
+      MoveLive(kept - 1, to_slot);
+      MoveLive(b, to_slot);
+      live_masks_[kept - 1] = MaskBits(0, to_slot - base);
+      ReleaseBlock(b);
+      is_tail_packed = true;
+      continue;
+    }
+    if (kept != b) {
+      blocks_[kept] = blocks_[b];
+      block_ids_[kept] = block_ids_[b];
+      live_masks_[kept] = live_masks_[b];
+      std::copy_n(positions_.begin() + static_cast<int64_t>(b) * kBlockTokens,
+                  b + 1 == count ? tail_slots : kBlockTokens,
+                  positions_.begin() + static_cast<int64_t>(kept) * kBlockTokens);
+    }
+    ++kept;
+    is_tail_packed = false;
+    if (b + 1 != count) continue;
+    // The original last block survived unmerged: its used slots stay as they are.
+    num_slots_ = static_cast<int64_t>(kept - 1) * kBlockTokens + tail_slots;
+    TruncateBlocks(kept);
+    positions_.resize(static_cast<size_t>(num_slots_));
+    return;
+  }
+  TruncateBlocks(kept);
+  if (kept == 0) {
+    num_slots_ = 0;
+  } else {
+    // A packed or formerly inner block is last now; appends go on after its highest live slot.
+    const int top = is_tail_packed ? LiveIn(kept - 1) : 32 - __builtin_clz(live_masks_[kept - 1]);
+    num_slots_ = static_cast<int64_t>(kept - 1) * kBlockTokens + top;
+  }
+  positions_.resize(static_cast<size_t>(num_slots_));
+}
+
+void HeadStream::Rewrite() {
+  int64_t to_slot = 0;
+  for (size_t b = 0; b < blocks_.size(); ++b) MoveLive(b, to_slot);
+  CACHETTE_CHECK(to_slot == num_live_);
+  num_slots_ = num_live_;
+  const auto kept = static_cast<size_t>(BlocksFor(num_slots_));
+  for (size_t b = kept; b < blocks_.size(); ++b) ReleaseBlock(b);
+  TruncateBlocks(kept);
+  positions_.resize(static_cast<size_t>(num_slots_));
+  for (size_t b = 0; b < kept; ++b)
+    live_masks_[b] = MaskBits(0, std::min<int64_t>(kBlockTokens, num_slots_ - static_cast<int64_t>(b) * kBlockTokens));
+}
+
+int64_t HeadStream::SlotOfRank(int64_t rank) const {
+  CACHETTE_CHECK(rank >= 0 && rank <= num_live_);
+  if (num_live_ == num_slots_) return rank;
+  for (size_t b = 0; b < blocks_.size(); ++b) {
+    const int live = LiveIn(b);
+    if (rank < live) {
+      uint32_t mask = live_masks_[b];
+      for (; rank > 0; --rank) mask &= mask - 1;
+      return static_cast<int64_t>(b) * kBlockTokens + __builtin_ctz(mask);
+    }
+    rank -= live;
+  }
+  return num_slots_;
+}
+
+ops::KvRow HeadStream::Row() const {
+  return {blocks_.data(), positions_.data(), num_live_ == num_slots_ ? nullptr : live_masks_.data(), num_slots_,
+          format_};
+}
+
+}  // namespace cachette

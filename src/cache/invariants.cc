@@ -1,0 +1,82 @@
+#include <fmt/format.h>
+
+#include <map>
+#include <utility>
+
+#include "cache/sequence_cache.h"
+
+namespace cachette {
+namespace {
+
+void CheckStream(const HeadStream& stream, const std::string& where, std::vector<std::string>& broken) {
+  int64_t live = 0;
+  int64_t last_position = -1;
+  for (int64_t slot = 0; slot < stream.num_slots(); ++slot) {
+    if (!stream.IsLive(slot)) continue;
+    ++live;
+    const int64_t position = stream.positions()[static_cast<size_t>(slot)];
+    if (position <= last_position)
+      broken.push_back(fmt::format("{}: slot {} holds position {} after {}", where, slot, position, last_position));
+    last_position = position;
+  }
+  if (live != stream.num_live())
+    broken.push_back(fmt::format("{}: counts {} live entries, masks show {}", where, stream.num_live(), live));
+  const int64_t needed = (live + ops::kBlockTokens - 1) / ops::kBlockTokens;
+  if (stream.num_blocks() > needed + 1)
+    broken.push_back(fmt::format("{}: holds {} blocks for {} entries", where, stream.num_blocks(), live));
+  if (static_cast<int64_t>(stream.positions().size()) != stream.num_slots())
+    broken.push_back(fmt::format("{}: {} positions for {} slots", where, stream.positions().size(), stream.num_slots()));
+  for (size_t b = 0; b < stream.live_masks().size(); ++b)
+    if (stream.live_masks()[b] == 0) broken.push_back(fmt::format("{}: block {} has no live slot", where, b));
+}
+
+}  // namespace
+
+std::vector<std::string> CheckInvariants(const Tier& tier, std::span<const SequenceCache* const> sequences) {
+  std::vector<std::string> broken;
+  std::map<std::pair<size_t, uint32_t>, uint32_t> owners;  // (block bytes, id) -> streams that hold it
+  for (size_t s = 0; s < sequences.size(); ++s) {
+    const SequenceCache& sequence = *sequences[s];
+    int64_t live = 0;
+    for (int layer = 0; layer < sequence.shape().num_layers; ++layer) {
+      for (int head = 0; head < sequence.shape().num_kv_heads; ++head) {
+        const HeadStream& stream = sequence.stream(layer, head);
+        const std::string where = fmt::format("sequence {} layer {} KV head {}", s, layer, head);
+        CheckStream(stream, where, broken);
+        const int64_t in_ledger = sequence.ledger().live_entries(layer * sequence.shape().num_kv_heads + head);
+        if (in_ledger != stream.num_live())
+          broken.push_back(fmt::format("{}: ledger has {} live entries, stream {}", where, in_ledger,
+                                       stream.num_live()));
+        live += stream.num_live();
+        for (const uint32_t id : stream.block_ids()) ++owners[{stream.format().block_bytes(), id}];
+      }
+    }
+    if (live != sequence.ledger().total_live_entries())
+      broken.push_back(fmt::format("sequence {}: ledger total {} entries, streams {}", s,
+                                   sequence.ledger().total_live_entries(), live));
+  }
+  std::map<size_t, int64_t> held;  // block bytes -> distinct blocks held by the sequences
+  for (const auto& [key, count] : owners) {
+    ++held[key.first];
+    const auto pool = tier.pools().find(key.first);
+    const uint32_t refs = pool == tier.pools().end() ? 0 : pool->second->ref_count(key.second);
+    if (refs != count)
+      broken.push_back(fmt::format("block {} of {} bytes: {} owners, reference count {}", key.second, key.first, count,
+                                   refs));
+  }
+  size_t owned_bytes = 0;
+  for (const auto& [block_bytes, pool] : tier.pools()) {
+    owned_bytes += static_cast<size_t>(pool->owned_blocks()) * block_bytes;
+    if (pool->free_blocks() + pool->owned_blocks() != pool->total_blocks())
+      broken.push_back(fmt::format("pool of {} byte blocks: {} free + {} owned != {} total", block_bytes,
+                                   pool->free_blocks(), pool->owned_blocks(), pool->total_blocks()));
+    if (held[block_bytes] != pool->owned_blocks())
+      broken.push_back(fmt::format("pool of {} byte blocks: {} owned, sequences hold {}", block_bytes,
+                                   pool->owned_blocks(), held[block_bytes]));
+  }
+  if (owned_bytes != tier.owned_bytes())
+    broken.push_back(fmt::format("tier counts {} bytes owned, its pools {}", tier.owned_bytes(), owned_bytes));
+  return broken;
+}
+
+}  // namespace cachette
