@@ -6,6 +6,8 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <typeindex>
+#include <unordered_map>
 #include <vector>
 
 #include "tensor/backend.h"
@@ -61,6 +63,15 @@ class Context {
   int num_threads() const { return num_threads_; }
   ScratchArena& scratch() { return scratch_; }
 
+  // The one T of this Context, default-constructed at the first call: where an op keeps what is costly to make, such as
+  // library primitives. Call it outside ParallelFor; the reference stays valid for the Context's life.
+  template <class T>
+  T& Cached() {
+    std::shared_ptr<void>& slot = cached_[std::type_index(typeid(T))];
+    if (slot == nullptr) slot = std::make_shared<T>();
+    return *static_cast<T*>(slot.get());
+  }
+
   // Runs body(task) for every task in [0, num_tasks), spread over the threads (dynamic order, one task at a time).
   // body must not throw. Nested calls run on the calling thread.
   template <class Body>
@@ -77,6 +88,7 @@ class Context {
   Backend backend_;
   int num_threads_;
   ScratchArena scratch_;
+  std::unordered_map<std::type_index, std::shared_ptr<void>> cached_;
 };
 
 }  // namespace cachette
