@@ -1,0 +1,143 @@
+#include "methods/recipe.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "base/nearest.h"
+#include "methods/selects/top_k.h"
+
+namespace cachette {
+namespace {
+
+Result<const RecipeRow*> FindRow(std::string_view name) {
+  std::vector<std::string> names;
+  for (const RecipeRow& row : AllRecipes()) {
+    if (name == row.name) return &row;
+    names.emplace_back(row.name);
+  }
+  const std::string nearest = NearestName(name, names);
+  return Fail(Error::kInvalidArgument,
+              fmt::format("unknown recipe '{}'{}; 'cachette recipes' lists them all", name,
+                          nearest.empty() ? "" : fmt::format("; did you mean '{}'?", nearest)));
+}
+
+std::string_view LastComponent(std::string_view name) { return name.substr(name.rfind('.') + 1); }
+
+// The declared option that a user's name means: itself, or the only one that ends in it.
+Result<const OptionInfo*> FindOption(std::string wanted, std::span<const OptionInfo> declared, const char* recipe) {
+  std::replace(wanted.begin(), wanted.end(), '-', '_');
+  const OptionInfo* by_ending = nullptr;
+  std::vector<std::string> names;
+  for (const OptionInfo& info : declared) {
+    if (info.name == wanted) return &info;
+    if (LastComponent(info.name) == wanted) {
+      if (by_ending != nullptr)
+        return Fail(Error::kInvalidArgument, fmt::format("option '{}' of recipe {} is ambiguous: {} or {}", wanted,
+                                                         recipe, by_ending->name, info.name));
+      by_ending = &info;
+    }
+    names.push_back(info.name);
+    names.emplace_back(LastComponent(info.name));
+  }
+  if (by_ending != nullptr) return by_ending;
+  const std::string nearest = NearestName(wanted, names);
+  return Fail(Error::kInvalidArgument,
+              fmt::format("recipe {} has no option '{}'{}; 'cachette recipes {}' lists its options", recipe, wanted,
+                          nearest.empty() ? "" : fmt::format("; did you mean '{}'?", nearest), recipe));
+}
+
+}  // namespace
+
+Result<Recipe> Recipe::Create(std::string_view name, const std::map<std::string, std::string>& options) {
+  Recipe recipe;
+  CACHETTE_TRY(recipe.row_, FindRow(name));
+  recipe.parts_ = recipe.row_->make_parts();
+  const std::vector<OptionInfo> declared = recipe.Options();
+  for (const auto& [key, text] : options) {
+    CACHETTE_TRY(const OptionInfo* info, FindOption(key, declared, recipe.row_->name));
+    CACHETTE_TRY(const OptionValue value, ParseOption(info->name, text, info->value));
+    bool is_set = SetOption(recipe.options_, info->name, value);
+    for (const auto& [kind, part] : recipe.PartList())
+      if (!is_set && info->name.starts_with(kind + ".")) is_set = SetOption(*part, info->name.substr(kind.size() + 1), value);
+    CACHETTE_CHECK(is_set);
+  }
+  if (recipe.options_.budget < 0)
+    return Fail(Error::kInvalidArgument, fmt::format("budget {} entries must be 0 (unset) or more", recipe.options_.budget));
+  if (recipe.options_.budget > 0) {
+    if (recipe.row_->apply_budget == nullptr)
+      return Fail(Error::kInvalidArgument, fmt::format("recipe {} keeps every entry and takes no budget", recipe.row_->name));
+    CACHETTE_TRY(recipe.row_->apply_budget(recipe.parts_, recipe.options_.budget));
+  }
+  if (recipe.options_.positions != "original" && recipe.options_.positions != "cache")
+    return Fail(Error::kInvalidArgument,
+                fmt::format("option positions: '{}' is neither original nor cache", recipe.options_.positions));
+  if (recipe.options_.positions == "cache" && !recipe.row_->allows_cache_positions)
+    return Fail(Error::kInvalidArgument,
+                fmt::format("recipe {} cannot use positions=cache: its KV heads differ in length or keep every entry",
+                            recipe.row_->name));
+  return recipe;
+}
+
+Result<void> Recipe::Prepare(const CacheShape& shape) {
+  for (const auto& [kind, part] : PartList()) CACHETTE_TRY(part->Prepare(shape));
+  return Ok();
+}
+
+RopePositions Recipe::rope_positions() const {
+  return options_.positions == "cache" ? RopePositions::kCacheIndex : RopePositions::kOriginal;
+}
+
+std::vector<std::pair<std::string, Part*>> Recipe::PartList() const {
+  std::vector<std::pair<std::string, Part*>> list;
+  const auto add = [&](const char* kind, Part* part) {
+    if (part != nullptr) list.emplace_back(kind, part);
+  };
+  add("trigger", parts_.trigger.get());
+  add("protect", parts_.protect.get());
+  add("allocator", parts_.allocator.get());
+  add("scorer", parts_.scorer.get());
+  add("fate", parts_.fate.get());
+  return list;
+}
+
+std::vector<OptionInfo> Recipe::Options() const {
+  std::vector<OptionInfo> list;
+  RecipeOptions own = options_;
+  ListOptions(own, "", list);
+  for (const auto& [kind, part] : PartList()) ListOptions(*part, kind + ".", list);
+  return list;
+}
+
+std::vector<std::pair<std::string, std::string>> Recipe::PartNames() const {
+  std::vector<std::pair<std::string, std::string>> names;
+  for (const auto& [kind, part] : PartList()) names.emplace_back(kind, part->name());
+  return names;
+}
+
+void Recipe::BeforePass(Context& cx, SequenceCache& cache, const PassInfo& pass) const {
+  if (parts_.trigger == nullptr || !parts_.trigger->FiresBefore(pass)) return;
+  for (int layer = 0; layer < cache.shape().num_layers; ++layer)
+    for (int head = 0; head < cache.shape().num_kv_heads; ++head) ApplyToHead(cx, cache, layer, head);
+}
+
+void Recipe::ApplyToHead(Context& cx, SequenceCache& cache, int layer, int kv_head) const {
+  const HeadStream& stream = cache.stream(layer, kv_head);
+  const int64_t budget = parts_.allocator->BudgetEntries(layer, kv_head);
+  if (budget >= stream.num_live()) return;
+
+  std::vector<RankRange> protected_ranges;
+  if (parts_.protect != nullptr) parts_.protect->Ranges(stream.num_live(), protected_ranges);
+  std::vector<float> scores;
+  if (parts_.scorer != nullptr) {
+    scores.resize(static_cast<size_t>(stream.num_live()));
+    parts_.scorer->Score(cx, cache, layer, kv_head, scores);
+  }
+  std::vector<SlotRange> losers;
+  for (const RankRange& range : TopKLosers(scores, stream.num_live(), budget, protected_ranges))
+    losers.push_back({stream.SlotOfRank(range.begin), stream.SlotOfRank(range.end - 1) + 1});
+  if (!losers.empty()) parts_.fate->Apply(cache, layer, kv_head, losers);
+}
+
+}  // namespace cachette

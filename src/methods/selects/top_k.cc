@@ -1,0 +1,49 @@
+#include "methods/selects/top_k.h"
+
+#include <algorithm>
+
+namespace cachette {
+namespace {
+
+void AppendRank(std::vector<RankRange>& ranges, int64_t rank) {
+  if (!ranges.empty() && ranges.back().end == rank) {
+    ++ranges.back().end;
+  } else {
+    ranges.push_back({rank, rank + 1});
+  }
+}
+
+}  // namespace
+
+std::vector<RankRange> TopKLosers(std::span<const float> scores, int64_t num_live, int64_t budget_entries,
+                                  std::span<const RankRange> protected_ranges) {
+  std::vector<RankRange> open;  // unprotected, in order
+  int64_t next = 0, num_open = 0;
+  for (const RankRange& range : protected_ranges) {
+    if (range.begin > next) open.push_back({next, range.begin});
+    next = std::max(next, range.end);
+  }
+  if (next < num_live) open.push_back({next, num_live});
+  for (const RankRange& range : open) num_open += range.end - range.begin;
+
+  const int64_t kept = std::clamp<int64_t>(budget_entries - (num_live - num_open), 0, num_open);
+  if (kept == num_open) return {};
+  if (kept == 0) return open;
+
+  CACHETTE_CHECK(static_cast<int64_t>(scores.size()) == num_live);
+  std::vector<int64_t> ranks;
+  ranks.reserve(static_cast<size_t>(num_open));
+  for (const RankRange& range : open)
+    for (int64_t rank = range.begin; rank < range.end; ++rank) ranks.push_back(rank);
+  const auto better = [&](int64_t a, int64_t b) {
+    const float score_a = scores[static_cast<size_t>(a)], score_b = scores[static_cast<size_t>(b)];
+    return score_a != score_b ? score_a > score_b : a > b;
+  };
+  std::nth_element(ranks.begin(), ranks.begin() + kept, ranks.end(), better);
+  std::sort(ranks.begin() + kept, ranks.end());
+  std::vector<RankRange> losers;
+  for (auto it = ranks.begin() + kept; it != ranks.end(); ++it) AppendRank(losers, *it);
+  return losers;
+}
+
+}  // namespace cachette
