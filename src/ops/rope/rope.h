@@ -46,8 +46,19 @@ struct RopeTable {
 // transformers' rope utilities define them. dynamic depends on context_tokens, the longest position in use + 1.
 RopeTable MakeRopeTable(const RopeConfig& config, int64_t context_tokens);
 
-// Rotates x [num_tokens][num_heads][head_dim] in place, token t by positions[t]; token_stride in elements.
-void ApplyRope(Context& cx, const RopeTable& table, float* x, int64_t token_stride, int num_heads, int head_dim,
-               std::span<const int32_t> positions);
+// cos and sin of the tokens of one step, computed once and shared by all heads and layers.
+struct RopeAngles {
+  RopePairing pairing = RopePairing::kHalves;
+  int rotary_dim = 0;
+  std::vector<float> cos, sin;  // [num_tokens][rotary_dim / 2], times the table's magnitude
+};
+
+// Angles are reduced in double: positions of millions keep full precision.
+RopeAngles ComputeRopeAngles(const RopeTable& table, std::span<const int32_t> positions);
+
+// Rotates x [num_tokens][num_heads][head_dim] in place, token i by row first_token + i of angles; token_stride in
+// elements. Elements past rotary_dim stay.
+void ApplyRope(Context& cx, const RopeAngles& angles, int64_t first_token, float* x, int64_t num_tokens,
+               int64_t token_stride, int num_heads, int head_dim);
 
 }  // namespace cachette::ops
