@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <charconv>
+#include <cmath>
+#include <type_traits>
 
 namespace cachette {
 namespace {
@@ -11,8 +13,13 @@ template <class T>
 Result<OptionValue> ParseNumber(const std::string& name, std::string_view text, const char* expected) {
   T value{};
   const auto [end, status] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (status != std::errc() || end != text.data() + text.size())
+  if (status == std::errc::invalid_argument || end != text.data() + text.size())
     return Fail(Error::kInvalidArgument, fmt::format("option {}: '{}' is not {}", name, text, expected));
+  bool is_in_range = status == std::errc();
+  if constexpr (std::is_floating_point_v<T>)
+    is_in_range = is_in_range && std::isfinite(value);  // from_chars reads "nan"
+  if (!is_in_range)
+    return Fail(Error::kInvalidArgument, fmt::format("option {}: '{}' is out of range for {}", name, text, expected));
   return OptionValue(value);
 }
 

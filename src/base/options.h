@@ -1,5 +1,6 @@
 #pragma once
-// Options declared once: a struct names its fields in VisitOptions, and flags, JSON, help and docs are visitors over it.
+// Options declared once: a struct names its fields in VisitOptions, and flags, JSON, help and docs are visitors over
+// it.
 
 #include <cstdint>
 #include <string>

@@ -77,9 +77,9 @@ inline Result<void> Ok() { return {}; }
 
 #define CACHETTE_CONCAT_INNER_(a, b) a##b
 #define CACHETTE_CONCAT_(a, b) CACHETTE_CONCAT_INNER_(a, b)
-#define CACHETTE_TRY_1_(tmp, expr)                   \
-  do {                                               \
-    auto tmp = (expr);                               \
+#define CACHETTE_TRY_1_(tmp, expr)                  \
+  do {                                              \
+    auto tmp = (expr);                              \
     if (!tmp.ok()) return std::move(tmp).failure(); \
   } while (false)
 #define CACHETTE_TRY_2_(tmp, decl, expr)          \
@@ -89,9 +89,8 @@ inline Result<void> Ok() { return {}; }
 #define CACHETTE_TRY_PICK_(a, b, macro, ...) macro
 
 // CACHETTE_TRY(expr) or CACHETTE_TRY(auto x, expr): hands a Failure to the caller, else (binds the value and) goes on.
-#define CACHETTE_TRY(...)                                                 \
+#define CACHETTE_TRY(...)                                             \
   CACHETTE_TRY_PICK_(__VA_ARGS__, CACHETTE_TRY_2_, CACHETTE_TRY_1_, ) \
   (CACHETTE_CONCAT_(cachette_try_, __COUNTER__), __VA_ARGS__)
 
-#define CACHETTE_CHECK(expression) \
-  ((expression) ? (void)0 : ::cachette::CheckFailed(#expression, __FILE__, __LINE__))
+#define CACHETTE_CHECK(expression) ((expression) ? (void)0 : ::cachette::CheckFailed(#expression, __FILE__, __LINE__))

@@ -14,9 +14,7 @@ using ops::kBlockTokens;
 constexpr int64_t BlocksFor(int64_t num_slots) { return (num_slots + kBlockTokens - 1) / kBlockTokens; }
 
 // Bits [begin, end) of a block's mask.
-uint16_t MaskBits(int64_t begin, int64_t end) {
-  return static_cast<uint16_t>(((1u << (end - begin)) - 1u) << begin);
-}
+uint16_t MaskBits(int64_t begin, int64_t end) { return static_cast<uint16_t>(((1u << (end - begin)) - 1u) << begin); }
 
 }  // namespace
 
@@ -34,7 +32,9 @@ HeadStream::~HeadStream() {
   for (const uint32_t id : block_ids_) tier_->Release(format_.block_bytes(), id);
 }
 
-int64_t HeadStream::BlocksToAppend(int64_t num_tokens) const { return BlocksFor(num_slots_ + num_tokens) - num_blocks(); }
+int64_t HeadStream::BlocksToAppend(int64_t num_tokens) const {
+  return BlocksFor(num_slots_ + num_tokens) - num_blocks();
+}
 
 Result<int64_t> HeadStream::Append(std::span<const int32_t> positions) {
   const auto count = static_cast<int64_t>(positions.size());

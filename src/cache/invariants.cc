@@ -8,7 +8,18 @@
 namespace cachette {
 namespace {
 
-void CheckStream(const HeadStream& stream, const std::string& where, std::vector<std::string>& broken) {
+void CheckStream(const HeadStream& stream, int64_t num_tokens, const std::string& where,
+                 std::vector<std::string>& broken) {
+  const auto blocks_of = [](int64_t num_slots) { return (num_slots + ops::kBlockTokens - 1) / ops::kBlockTokens; };
+  if (stream.num_blocks() != blocks_of(stream.num_slots()) ||
+      static_cast<int64_t>(stream.positions().size()) != stream.num_slots() ||
+      static_cast<int64_t>(stream.live_masks().size()) != stream.num_blocks() ||
+      static_cast<int64_t>(stream.block_ids().size()) != stream.num_blocks()) {
+    broken.push_back(fmt::format("{}: {} slots with {} positions in {} blocks with {} masks and {} ids", where,
+                                 stream.num_slots(), stream.positions().size(), stream.num_blocks(),
+                                 stream.live_masks().size(), stream.block_ids().size()));
+    return;  // the slots below could not be read
+  }
   int64_t live = 0;
   int64_t last_position = -1;
   for (int64_t slot = 0; slot < stream.num_slots(); ++slot) {
@@ -19,15 +30,16 @@ void CheckStream(const HeadStream& stream, const std::string& where, std::vector
       broken.push_back(fmt::format("{}: slot {} holds position {} after {}", where, slot, position, last_position));
     last_position = position;
   }
+  if (last_position >= num_tokens)
+    broken.push_back(fmt::format("{}: holds position {} of {} tokens", where, last_position, num_tokens));
   if (live != stream.num_live())
     broken.push_back(fmt::format("{}: counts {} live entries, masks show {}", where, stream.num_live(), live));
-  const int64_t needed = (live + ops::kBlockTokens - 1) / ops::kBlockTokens;
-  if (stream.num_blocks() > needed + 1)
+  if (stream.num_blocks() > blocks_of(live) + 1)
     broken.push_back(fmt::format("{}: holds {} blocks for {} entries", where, stream.num_blocks(), live));
-  if (static_cast<int64_t>(stream.positions().size()) != stream.num_slots())
-    broken.push_back(fmt::format("{}: {} positions for {} slots", where, stream.positions().size(), stream.num_slots()));
   for (size_t b = 0; b < stream.live_masks().size(); ++b)
     if (stream.live_masks()[b] == 0) broken.push_back(fmt::format("{}: block {} has no live slot", where, b));
+  if (const int64_t tail = stream.num_slots() % ops::kBlockTokens; tail != 0 && stream.live_masks().back() >> tail != 0)
+    broken.push_back(fmt::format("{}: a slot past the last of {} is live", where, stream.num_slots()));
 }
 
 }  // namespace
@@ -37,23 +49,27 @@ std::vector<std::string> CheckInvariants(const Tier& tier, std::span<const Seque
   std::map<std::pair<size_t, uint32_t>, uint32_t> owners;  // (block bytes, id) -> streams that hold it
   for (size_t s = 0; s < sequences.size(); ++s) {
     const SequenceCache& sequence = *sequences[s];
-    int64_t live = 0;
+    int64_t live = 0, live_bytes = 0;
     for (int layer = 0; layer < sequence.shape().num_layers; ++layer) {
       for (int head = 0; head < sequence.shape().num_kv_heads; ++head) {
         const HeadStream& stream = sequence.stream(layer, head);
         const std::string where = fmt::format("sequence {} layer {} KV head {}", s, layer, head);
-        CheckStream(stream, where, broken);
+        CheckStream(stream, sequence.num_tokens(), where, broken);
         const int64_t in_ledger = sequence.ledger().live_entries(layer * sequence.shape().num_kv_heads + head);
         if (in_ledger != stream.num_live())
-          broken.push_back(fmt::format("{}: ledger has {} live entries, stream {}", where, in_ledger,
-                                       stream.num_live()));
+          broken.push_back(
+              fmt::format("{}: ledger has {} live entries, stream {}", where, in_ledger, stream.num_live()));
         live += stream.num_live();
+        live_bytes += stream.num_live() * static_cast<int64_t>(stream.format().entry_bytes());
         for (const uint32_t id : stream.block_ids()) ++owners[{stream.format().block_bytes(), id}];
       }
     }
     if (live != sequence.ledger().total_live_entries())
       broken.push_back(fmt::format("sequence {}: ledger total {} entries, streams {}", s,
                                    sequence.ledger().total_live_entries(), live));
+    if (live_bytes != sequence.ledger().live_bytes())
+      broken.push_back(fmt::format("sequence {}: ledger counts {} bytes of entries, streams {}", s,
+                                   sequence.ledger().live_bytes(), live_bytes));
   }
   std::map<size_t, int64_t> held;  // block bytes -> distinct blocks held by the sequences
   for (const auto& [key, count] : owners) {
@@ -61,8 +77,8 @@ std::vector<std::string> CheckInvariants(const Tier& tier, std::span<const Seque
     const auto pool = tier.pools().find(key.first);
     const uint32_t refs = pool == tier.pools().end() ? 0 : pool->second->ref_count(key.second);
     if (refs != count)
-      broken.push_back(fmt::format("block {} of {} bytes: {} owners, reference count {}", key.second, key.first, count,
-                                   refs));
+      broken.push_back(
+          fmt::format("block {} of {} bytes: {} owners, reference count {}", key.second, key.first, count, refs));
   }
   size_t owned_bytes = 0;
   for (const auto& [block_bytes, pool] : tier.pools()) {

@@ -16,6 +16,12 @@ namespace cachette {
 enum class LedgerEvent : uint8_t { kAppend, kEvict };
 const char* LedgerEventName(LedgerEvent event);
 
+// Did the attention of the pass under way still read the evicted entries? It decides the step they die at.
+enum class EvictTime : uint8_t {
+  kBeforeAttention,  // no: they die at the pass's first token
+  kAfterAttention,   // yes: they die at the token after the pass and count in the pass's peak
+};
+
 // One line of the full list: entries of one stream with consecutive positions and an equal fate.
 struct LedgerLine {
   LedgerEvent event;
@@ -33,15 +39,17 @@ class Ledger {
   // The full list is a debug option: off, a line costs a few additions.
   void set_recording(bool is_recording) { is_recording_ = is_recording; }
 
-  // A pass writes tokens [first_token, first_token + num_tokens). Evictions before or during it die at first_token;
-  // evictions reported after EndPass die at the token after it.
+  // A pass writes tokens [first_token, first_token + num_tokens). Between passes both EvictTimes mean the same: death
+  // at the next pass's first token.
   void BeginPass(int64_t first_token, int64_t num_tokens);
   void EndPass();
 
   // num_entries entries of the pass, the first at first_position (its own birth step), bytes each.
   void Append(int stream, int64_t first_position, int64_t num_entries, int64_t entry_bytes);
-  // num_entries entries with consecutive positions from first_position leave for good.
-  void Evict(int stream, int64_t first_position, int64_t num_entries, int64_t entry_bytes);
+  // num_entries entries with consecutive positions from first_position leave for good. Entries of the pass under way
+  // can only leave kAfterAttention, its first one excepted: nothing dies before it is born.
+  void Evict(int stream, int64_t first_position, int64_t num_entries, int64_t entry_bytes,
+             EvictTime time = EvictTime::kBeforeAttention);
 
   int num_streams() const { return static_cast<int>(live_.size()); }
   int64_t num_tokens() const { return num_tokens_; }  // T so far
@@ -65,7 +73,8 @@ class Ledger {
   int64_t sum_deaths_ = 0;
   int64_t peak_entries_ = 0;
   int64_t num_tokens_ = 0;
-  int64_t death_step_ = 0;  // of evictions reported now
+  int64_t pass_begin_ = 0;          // first token of the pass under way; num_tokens_ between passes
+  int64_t evicted_after_read_ = 0;  // entries evicted in this pass that its attention has read
   bool is_recording_ = false;
   std::vector<LedgerLine> lines_;
 };

@@ -50,7 +50,7 @@ Result<void> SequenceCache::Append(Context& cx, int layer, const float* keys, in
   return Ok();
 }
 
-void SequenceCache::Evict(int layer, int kv_head, std::span<const SlotRange> ranges) {
+void SequenceCache::Evict(int layer, int kv_head, std::span<const SlotRange> ranges, EvictTime time) {
   HeadStream& stream = streams_[StreamIdx(layer, kv_head)];
   const int stream_idx = static_cast<int>(StreamIdx(layer, kv_head));
   const auto entry_bytes = static_cast<int64_t>(stream.format().entry_bytes());
@@ -61,13 +61,13 @@ void SequenceCache::Evict(int layer, int kv_head, std::span<const SlotRange> ran
       if (!stream.IsLive(slot)) continue;
       const int64_t position = stream.positions()[static_cast<size_t>(slot)];
       if (run_count > 0 && position != run_first + run_count) {
-        ledger_.Evict(stream_idx, run_first, run_count, entry_bytes);
+        ledger_.Evict(stream_idx, run_first, run_count, entry_bytes, time);
         run_count = 0;
       }
       if (run_count == 0) run_first = position;
       ++run_count;
     }
-    if (run_count > 0) ledger_.Evict(stream_idx, run_first, run_count, entry_bytes);
+    if (run_count > 0) ledger_.Evict(stream_idx, run_first, run_count, entry_bytes, time);
   }
   stream.Evict(ranges);
 }

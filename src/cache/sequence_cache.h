@@ -39,8 +39,8 @@ class SequenceCache {
   Result<void> Append(Context& cx, int layer, const float* keys, int64_t key_stride, const float* values,
                       int64_t value_stride);
 
-  // Evicts live slots of one stream for good; the ledger hears of it.
-  void Evict(int layer, int kv_head, std::span<const SlotRange> ranges);
+  // Evicts the live slots of sorted, disjoint ranges of one stream for good; the ledger hears of it.
+  void Evict(int layer, int kv_head, std::span<const SlotRange> ranges, EvictTime time = EvictTime::kBeforeAttention);
 
   const HeadStream& stream(int layer, int kv_head) const { return streams_[StreamIdx(layer, kv_head)]; }
   const CacheShape& shape() const { return shape_; }
@@ -52,9 +52,7 @@ class SequenceCache {
   int64_t HeldBytes() const;                                   // blocks of all streams
 
  private:
-  size_t StreamIdx(int layer, int kv_head) const {
-    return static_cast<size_t>(layer * shape_.num_kv_heads + kv_head);
-  }
+  size_t StreamIdx(int layer, int kv_head) const { return static_cast<size_t>(layer * shape_.num_kv_heads + kv_head); }
 
   Tier* tier_;
   CacheShape shape_;

@@ -55,20 +55,34 @@ Result<Recipe> Recipe::Create(std::string_view name, const std::map<std::string,
   CACHETTE_TRY(recipe.row_, FindRow(name));
   recipe.parts_ = recipe.row_->make_parts();
   const std::vector<OptionInfo> declared = recipe.Options();
+  std::map<std::string, std::string> given;  // declared name -> name as the user wrote it
   for (const auto& [key, text] : options) {
     CACHETTE_TRY(const OptionInfo* info, FindOption(key, declared, recipe.row_->name));
+    if (const auto [earlier, is_new] = given.emplace(info->name, key); !is_new)
+      return Fail(Error::kInvalidArgument,
+                  fmt::format("option {} is given twice, as '{}' and '{}'", info->name, earlier->second, key));
     CACHETTE_TRY(const OptionValue value, ParseOption(info->name, text, info->value));
     bool is_set = SetOption(recipe.options_, info->name, value);
     for (const auto& [kind, part] : recipe.PartList())
-      if (!is_set && info->name.starts_with(kind + ".")) is_set = SetOption(*part, info->name.substr(kind.size() + 1), value);
+      if (!is_set && info->name.starts_with(kind + "."))
+        is_set = SetOption(*part, info->name.substr(kind.size() + 1), value);
     CACHETTE_CHECK(is_set);
   }
   if (recipe.options_.budget < 0)
-    return Fail(Error::kInvalidArgument, fmt::format("budget {} entries must be 0 (unset) or more", recipe.options_.budget));
+    return Fail(Error::kInvalidArgument,
+                fmt::format("budget {} entries must be 0 (unset) or more", recipe.options_.budget));
   if (recipe.options_.budget > 0) {
     if (recipe.row_->apply_budget == nullptr)
-      return Fail(Error::kInvalidArgument, fmt::format("recipe {} keeps every entry and takes no budget", recipe.row_->name));
+      return Fail(Error::kInvalidArgument,
+                  fmt::format("recipe {} keeps every entry and takes no budget", recipe.row_->name));
+    const std::vector<OptionInfo> before = recipe.Options();
     CACHETTE_TRY(recipe.row_->apply_budget(recipe.parts_, recipe.options_.budget));
+    const std::vector<OptionInfo> after = recipe.Options();
+    for (size_t i = 0; i < after.size(); ++i)
+      if (after[i].value != before[i].value && given.contains(after[i].name))
+        return Fail(Error::kInvalidArgument,
+                    fmt::format("budget {} entries contradicts option {}; leave one of them out",
+                                recipe.options_.budget, after[i].name));
   }
   if (recipe.options_.positions != "original" && recipe.options_.positions != "cache")
     return Fail(Error::kInvalidArgument,

@@ -37,9 +37,9 @@ struct RecipeParts {
 // One row of the table.
 struct RecipeRow {
   const char* name;
-  const char* paper;     // arXiv identifier, or "-"
-  const char* summary;   // one line: what is kept
-  const char* frees;     // what is freed and when
+  const char* paper;    // arXiv identifier, or "-"
+  const char* summary;  // one line: what is kept
+  const char* frees;    // what is freed and when
   const char* deviations;
   bool allows_cache_positions;
   RecipeParts (*make_parts)();

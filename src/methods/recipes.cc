@@ -6,7 +6,7 @@
 #include <array>
 
 #include "methods/allocators/head_class.h"
-#include "methods/allocators/uniform.h"
+#include "methods/allocators/protected_only.h"
 #include "methods/fates/drop.h"
 #include "methods/protects/sink_window.h"
 #include "methods/recipe.h"
@@ -18,10 +18,12 @@ namespace {
 // A budget of B entries at a decode step = sinks + window + the current token.
 Result<void> WindowFromBudget(RecipeParts& parts, int64_t budget) {
   auto& protect = static_cast<SinkWindow&>(*parts.protect);
-  if (budget < protect.num_sinks + 2)
+  if (protect.num_sinks < 0) return Ok();  // refused by the part itself
+  if (budget - 2 < protect.num_sinks)
     return Fail(Error::kInvalidArgument,
-                fmt::format("budget {} entries < {} sinks + 1 recent + the current token; raise --budget to >= {}",
-                            budget, protect.num_sinks, protect.num_sinks + 2));
+                fmt::format("budget {} entries < {} sinks + 1 recent + the current token; raise --budget or lower "
+                            "--protect.sinks",
+                            budget, protect.num_sinks));
   protect.recent_window = budget - protect.num_sinks - 1;
   return Ok();
 }
@@ -46,14 +48,15 @@ constexpr std::array<RecipeRow, 3> kRows = {{
          [] {
            return RecipeParts{.trigger = std::make_unique<EveryPass>(),
                               .protect = std::make_unique<SinkWindow>(),
-                              .allocator = std::make_unique<Uniform>(),
+                              .allocator = std::make_unique<ProtectedOnly>(),
                               .scorer = nullptr,
                               .fate = std::make_unique<Drop>()};
          },
      .apply_budget = WindowFromBudget},
     {.name = "heads",
      .paper = "arXiv:2410.10819, arXiv:2506.17121",
-     .summary = "retrieval heads keep every entry, streaming heads sinks and window, by a mask file (DuoAttention, PruLong)",
+     .summary =
+         "retrieval heads keep every entry, streaming heads sinks and window, by a mask file (DuoAttention, PruLong)",
      .frees = "the middle of the streaming heads, before every prefill chunk and decode step",
      .deviations = "training of the mask is not part of this recipe",
      .allows_cache_positions = false,

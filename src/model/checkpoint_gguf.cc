@@ -20,10 +20,8 @@ struct FamilyTraits {
 };
 
 constexpr FamilyTraits kFamilies[] = {
-    {"llama", ops::RopePairing::kAdjacent, false, false},
-    {"mistral", ops::RopePairing::kAdjacent, false, false},
-    {"qwen2", ops::RopePairing::kHalves, false, false},
-    {"qwen3", ops::RopePairing::kHalves, true, false},
+    {"llama", ops::RopePairing::kAdjacent, false, false}, {"mistral", ops::RopePairing::kAdjacent, false, false},
+    {"qwen2", ops::RopePairing::kHalves, false, false},   {"qwen3", ops::RopePairing::kHalves, true, false},
     {"gemma3", ops::RopePairing::kHalves, true, true},
 };
 
@@ -97,7 +95,8 @@ Result<void> GgufCheckpoint::ReadRope(const FamilyTraits& family) {
   rope.base = static_cast<float>(base);
 
   CACHETTE_TRY(const double old_linear, file_.GetFloat(Key("rope.scale_linear"), 0.0));
-  CACHETTE_TRY(const std::string_view type, file_.GetString(Key("rope.scaling.type"), old_linear > 0 ? "linear" : "none"));
+  CACHETTE_TRY(const std::string_view type,
+               file_.GetString(Key("rope.scaling.type"), old_linear > 0 ? "linear" : "none"));
   CACHETTE_TRY(const double factor, file_.GetFloat(Key("rope.scaling.factor"), old_linear > 0 ? old_linear : 1.0));
   rope.factor = static_cast<float>(factor);
   CACHETTE_TRY(rope.original_context_tokens,
@@ -115,8 +114,7 @@ Result<void> GgufCheckpoint::ReadRope(const FamilyTraits& family) {
   } else if (type == "yarn") {
     rope.scaling = ops::RopeScaling::kYarn;
   } else {
-    return Fail(Error::kUnsupported,
-                fmt::format("{}: RoPE scaling '{}' is none of none, linear, yarn", path_, type));
+    return Fail(Error::kUnsupported, fmt::format("{}: RoPE scaling '{}' is none of none, linear, yarn", path_, type));
   }
   if (const TensorInfo* factors = Find("rope_freqs.weight")) {  // llama3 scaling, already worked out
     rope.freq_factors.resize(static_cast<size_t>(factors->num_elements()));
@@ -142,9 +140,9 @@ Result<void> GgufCheckpoint::ReadLayers(const FamilyTraits& family) {
       pattern = std::max<int64_t>(1, is_local[0]);
       is_local.clear();
     } else if (is_local.size() < config_.layers.size()) {
-      return Fail(Error::kCorrupt, fmt::format("{}: {} has {} entries for {} layers", path_,
-                                               Key("attention.sliding_window_pattern"), is_local.size(),
-                                               config_.num_layers));
+      return Fail(Error::kCorrupt,
+                  fmt::format("{}: {} has {} entries for {} layers", path_, Key("attention.sliding_window_pattern"),
+                              is_local.size(), config_.num_layers));
     }
   }
   for (size_t i = 0; i < config_.layers.size(); ++i) {
@@ -174,8 +172,7 @@ Result<void> GgufCheckpoint::ReadConfig() {
     known += fmt::format("{}{}", known.empty() ? "" : ", ", candidate.name);
   }
   if (family == nullptr)
-    return Fail(Error::kUnsupported,
-                fmt::format("{}: architecture '{}' is none of {}", path_, architecture, known));
+    return Fail(Error::kUnsupported, fmt::format("{}: architecture '{}' is none of {}", path_, architecture, known));
   config_.has_qk_norm = family->has_qk_norm;
   CACHETTE_TRY(ReadDims());
   CACHETTE_TRY(ReadRope(*family));

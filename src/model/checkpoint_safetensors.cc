@@ -24,7 +24,7 @@ struct FamilyTraits {
 };
 
 constexpr FamilyTraits kFamilies[] = {
-    {"llama", false, false}, {"mistral", false, false},    {"qwen2", false, false},
+    {"llama", false, false}, {"mistral", false, false},   {"qwen2", false, false},
     {"qwen3", true, false},  {"gemma3_text", true, true},
 };
 
@@ -73,8 +73,8 @@ class Fields {
   Result<T> Convert(const char* key) const {
     const json& value = object_.at(key);
     const auto wrong = [&](const char* expected) {
-      return Fail(Error::kCorrupt, fmt::format("{}: field \"{}\" is {}, expected {}", file_, key,
-                                               value.dump().substr(0, 40), expected));
+      return Fail(Error::kCorrupt,
+                  fmt::format("{}: field \"{}\" is {}, expected {}", file_, key, value.dump().substr(0, 40), expected));
     };
     if constexpr (std::is_same_v<T, std::string>) {
       if (!value.is_string()) return wrong("a string");
@@ -96,7 +96,8 @@ class Fields {
 };
 
 // "rope_scaling" (or the newer "rope_parameters") of one kind of layer.
-Result<void> ReadRopeScaling(const json& scaling, const std::string& file, int64_t max_positions, ops::RopeConfig& rope) {
+Result<void> ReadRopeScaling(const json& scaling, const std::string& file, int64_t max_positions,
+                             ops::RopeConfig& rope) {
   if (scaling.is_null()) return Ok();
   if (!scaling.is_object()) return Fail(Error::kCorrupt, fmt::format("{}: rope_scaling must be an object", file));
   const Fields fields(scaling, file);
@@ -108,8 +109,7 @@ Result<void> ReadRopeScaling(const json& scaling, const std::string& file, int64
   }
   CACHETTE_TRY(rope.base, fields.Get<float>("rope_theta", rope.base));
   CACHETTE_TRY(rope.factor, fields.Get<float>("factor", 1.0f));
-  CACHETTE_TRY(rope.original_context_tokens,
-               fields.Get<int64_t>("original_max_position_embeddings", max_positions));
+  CACHETTE_TRY(rope.original_context_tokens, fields.Get<int64_t>("original_max_position_embeddings", max_positions));
   if (type == "default") {
     rope.factor = 1.0f;
   } else if (type == "linear") {
@@ -130,7 +130,8 @@ Result<void> ReadRopeScaling(const json& scaling, const std::string& file, int64
       return Fail(Error::kUnsupported, fmt::format("{}: yarn with mscale is not supported", file));
   } else {
     return Fail(Error::kUnsupported, fmt::format("{}: RoPE scaling '{}' is none of default, linear, dynamic, llama3, "
-                                                 "yarn", file, type));
+                                                 "yarn",
+                                                 file, type));
   }
   return Ok();
 }
@@ -190,8 +191,8 @@ Result<void> SafetensorsCheckpoint::ReadDims(const Fields& fields) {
   CACHETTE_TRY(read(config_.num_kv_heads, "num_key_value_heads", config_.num_q_heads));
   CACHETTE_TRY(read(config_.ffn_dim, "intermediate_size", -1));
   CACHETTE_TRY(read(config_.vocab_size, "vocab_size", -1));
-  CACHETTE_TRY(read(config_.head_dim, "head_dim",
-                    config_.num_q_heads > 0 ? config_.hidden_dim / config_.num_q_heads : 0));
+  CACHETTE_TRY(
+      read(config_.head_dim, "head_dim", config_.num_q_heads > 0 ? config_.hidden_dim / config_.num_q_heads : 0));
   CACHETTE_TRY(config_.context_tokens, fields.Get<int64_t>("max_position_embeddings"));
   CACHETTE_TRY(config_.rms_norm_eps, fields.Get<float>("rms_norm_eps", 1e-6f));
   return Ok();
@@ -264,15 +265,16 @@ Result<void> SafetensorsCheckpoint::ReadConfig(const json& config, const std::st
   CACHETTE_TRY(ReadRope(fields));
   CACHETTE_TRY(ReadLayers(fields, *family));
 
-  CACHETTE_TRY(const std::string activation,
-               family->is_gemma3 ? fields.Get<std::string>("hidden_activation", "gelu_pytorch_tanh")
-                                 : fields.Get<std::string>("hidden_act", "silu"));
+  CACHETTE_TRY(const std::string activation, family->is_gemma3
+                                                 ? fields.Get<std::string>("hidden_activation", "gelu_pytorch_tanh")
+                                                 : fields.Get<std::string>("hidden_act", "silu"));
   if (activation == "silu") {
     config_.activation = ops::Activation::kSilu;
   } else if (activation == "gelu_pytorch_tanh") {
     config_.activation = ops::Activation::kGeluTanh;
   } else {
-    return Fail(Error::kUnsupported, fmt::format("{}: activation '{}' is neither silu nor gelu_pytorch_tanh", file, activation));
+    return Fail(Error::kUnsupported,
+                fmt::format("{}: activation '{}' is neither silu nor gelu_pytorch_tanh", file, activation));
   }
   CACHETTE_TRY(const double query_scalar, fields.Get<double>("query_pre_attn_scalar", config_.head_dim));
   config_.attention_scale = static_cast<float>(1.0 / std::sqrt(std::max(query_scalar, 1e-9)));
@@ -315,7 +317,8 @@ Result<std::unique_ptr<Checkpoint>> OpenSafetensorsCheckpoint(const std::string&
   if (!is_folder && !path.ends_with(".safetensors")) {
     if (!fs::exists(given, ignored)) return Fail(Error::kNotFound, fmt::format("model {} does not exist", path));
     return Fail(Error::kUnsupported, fmt::format("model {} is neither a .gguf file, a .safetensors file nor a folder "
-                                                 "with config.json", path));
+                                                 "with config.json",
+                                                 path));
   }
   const fs::path folder = is_folder ? given : given.parent_path();
   fs::path weights = given;

@@ -9,8 +9,8 @@
 #include <deque>
 #include <sstream>
 
-#include "base/nearest.h"
 #include "base/half.h"
+#include "base/nearest.h"
 #include "base/rng.h"
 #include "model/checkpoint.h"
 
@@ -178,9 +178,10 @@ Result<std::unique_ptr<Checkpoint>> OpenSyntheticCheckpoint(const std::string& s
   }
   if (shape == nullptr) {
     const std::string nearest = NearestName(field, names);
-    return Fail(Error::kInvalidArgument,
-                fmt::format("unknown synthetic shape '{}'{} (one of {})", field,
-                            nearest.empty() ? "" : fmt::format("; did you mean '{}'?", nearest), fmt::join(names, ", ")));
+    return Fail(
+        Error::kInvalidArgument,
+        fmt::format("unknown synthetic shape '{}'{} (one of {})", field,
+                    nearest.empty() ? "" : fmt::format("; did you mean '{}'?", nearest), fmt::join(names, ", ")));
   }
   int64_t num_layers = shape->num_layers;
   int64_t seed = 1;
@@ -195,8 +196,8 @@ Result<std::unique_ptr<Checkpoint>> OpenSyntheticCheckpoint(const std::string& s
       CACHETTE_TRY(seed, ParseCount(key, value));
     } else if (key == "dtype") {
       const std::optional<Dtype> named = DtypeFromName(value);
-      const bool is_fillable = named && (!IsQuantized(*named) || *named == Dtype::kQ8_0 || *named == Dtype::kQ4_0 ||
-                                         *named == Dtype::kQ4_1);
+      const bool is_fillable =
+          named && (!IsQuantized(*named) || *named == Dtype::kQ8_0 || *named == Dtype::kQ4_0 || *named == Dtype::kQ4_1);
       if (!is_fillable)
         return Fail(Error::kInvalidArgument,
                     fmt::format("synthetic model: dtype={} is none of f32, f16, bf16, q8_0, q4_0, q4_1", value));

@@ -38,8 +38,8 @@ Result<void> ValidateConfig(const ModelConfig& config, const std::string& file) 
       return Fail(Error::kCorrupt, fmt::format("{}: {} rotated dimensions per head; must be even and at most {}", file,
                                                rope->rotary_dim, config.head_dim));
     if (!(rope->base > 0.0f) || !(rope->factor > 0.0f))
-      return Fail(Error::kCorrupt, fmt::format("{}: RoPE base {} and factor {} must be above 0", file, rope->base,
-                                               rope->factor));
+      return Fail(Error::kCorrupt,
+                  fmt::format("{}: RoPE base {} and factor {} must be above 0", file, rope->base, rope->factor));
     if (!rope->freq_factors.empty() && static_cast<int>(rope->freq_factors.size()) != rope->rotary_dim / 2)
       return Fail(Error::kCorrupt, fmt::format("{}: {} RoPE frequency factors for {} pairs", file,
                                                rope->freq_factors.size(), rope->rotary_dim / 2));

@@ -60,7 +60,9 @@ class ForwardRun {
   }
 
  private:
-  float* Floats(int64_t per_token) { return cx_.scratch().Array<float>(static_cast<size_t>(num_tokens_ * per_token)).data(); }
+  float* Floats(int64_t per_token) {
+    return cx_.scratch().Array<float>(static_cast<size_t>(num_tokens_ * per_token)).data();
+  }
 
   ops::LinearMode mode() const {
     return pass_.phase == Phase::kDecode ? ops::LinearMode::kDecode : ops::LinearMode::kPrefill;
@@ -75,23 +77,23 @@ class ForwardRun {
       for (int64_t i = 0; i < num_tokens_ * config_.hidden_dim; ++i) hidden_[i] *= config_.embedding_scale;
   }
 
-  // The positions RoPE sees, and cos and sin for all tokens of the pass: shared by all layers and heads.
+  // The positions RoPE sees, and cos and sin for all tokens of the pass: shared by all layers and heads. Per sequence,
+  // because dynamic scaling depends on a sequence's own length.
   void PrepareRope() {
-    query_positions_.reserve(static_cast<size_t>(num_tokens_));
-    int64_t rope_context = 0;
+    const bool has_local = std::any_of(config_.layers.begin(), config_.layers.end(),
+                                       [](const LayerConfig& layer) { return layer.uses_local_rope; });
     for (const SequenceInput& sequence : pass_.sequences) {
       int64_t first = sequence.first_position;
       if (sequence.cache->shape().rope_positions == RopePositions::kCacheIndex)
         first = sequence.cache->stream(0, 0).num_live();  // all heads hold equally many: the recipe's promise
-      for (size_t i = 0; i < sequence.tokens.size(); ++i)
-        query_positions_.push_back(static_cast<int32_t>(first + static_cast<int64_t>(i)));
-      rope_context = std::max(rope_context, sequence.rope_context_tokens);
+      std::vector<int32_t> positions(sequence.tokens.size());
+      std::iota(positions.begin(), positions.end(), static_cast<int32_t>(first));
+      tables_.push_back(ops::MakeRopeTable(config_.rope, sequence.rope_context_tokens));
+      angles_.push_back(ops::ComputeRopeAngles(tables_.back(), positions));
+      if (!has_local) continue;
+      local_tables_.push_back(ops::MakeRopeTable(config_.rope_local, sequence.rope_context_tokens));
+      local_angles_.push_back(ops::ComputeRopeAngles(local_tables_.back(), positions));
     }
-    table_ = ops::MakeRopeTable(config_.rope, rope_context);
-    local_table_ = ops::MakeRopeTable(config_.rope_local, rope_context);
-    angles_ = ops::ComputeRopeAngles(table_, query_positions_);
-    if (std::any_of(config_.layers.begin(), config_.layers.end(), [](const LayerConfig& l) { return l.uses_local_rope; }))
-      local_angles_ = ops::ComputeRopeAngles(local_table_, query_positions_);
   }
 
   void Norm(const float* x, int64_t num_rows, int64_t dim, const std::vector<float>& weight, float* out) {
@@ -150,22 +152,24 @@ class ForwardRun {
 
   void Rotate(int layer_idx) {
     const bool is_local = config_.layers[static_cast<size_t>(layer_idx)].uses_local_rope;
-    const ops::RopeAngles& angles = is_local ? local_angles_ : angles_;
     const int head_dim = config_.head_dim;
-    ops::ApplyRope(cx_, angles, 0, q_, num_tokens_, static_cast<int64_t>(config_.num_q_heads) * head_dim,
-                   config_.num_q_heads, head_dim);
-    int64_t row = 0;
+    const int64_t q_dim = static_cast<int64_t>(config_.num_q_heads) * head_dim;
     const int64_t kv_dim = static_cast<int64_t>(config_.num_kv_heads) * head_dim;
-    for (const SequenceInput& sequence : pass_.sequences) {
+    int64_t row = 0;
+    for (size_t i = 0; i < pass_.sequences.size(); ++i) {
+      const SequenceInput& sequence = pass_.sequences[i];
+      const ops::RopeAngles& angles = is_local ? local_angles_[i] : angles_[i];
       const auto count = static_cast<int64_t>(sequence.tokens.size());
+      ops::ApplyRope(cx_, angles, 0, q_ + row * q_dim, count, q_dim, config_.num_q_heads, head_dim);
       if (sequence.cache->shape().rope_positions == RopePositions::kOriginal)
-        ops::ApplyRope(cx_, angles, row, k_ + row * kv_dim, count, kv_dim, config_.num_kv_heads, head_dim);
+        ops::ApplyRope(cx_, angles, 0, k_ + row * kv_dim, count, kv_dim, config_.num_kv_heads, head_dim);
       row += count;
     }
   }
 
   // The row as attention reads it: the stream itself, or for kCacheIndex a scratch copy with keys rotated by rank.
-  ops::KvRow AttendedRow(const SequenceInput& sequence, int layer_idx, int head) {
+  ops::KvRow AttendedRow(size_t sequence_idx, int layer_idx, int head) {
+    const SequenceInput& sequence = pass_.sequences[sequence_idx];
     const HeadStream& stream = sequence.cache->stream(layer_idx, head);
     ops::KvRow row = stream.Row();
     if (sequence.cache->shape().rope_positions == RopePositions::kOriginal) return row;
@@ -177,7 +181,8 @@ class ForwardRun {
     const std::span<std::byte*> blocks = cx_.scratch().Array<std::byte*>(num_blocks);
     for (std::byte*& block : blocks) block = cx_.scratch().Allocate(row.format.block_bytes());
     const bool is_local = config_.layers[static_cast<size_t>(layer_idx)].uses_local_rope;
-    ops::RotateBlockKeys(cx_, is_local ? local_table_ : table_, row, ranks, blocks.data());
+    ops::RotateBlockKeys(cx_, is_local ? local_tables_[sequence_idx] : tables_[sequence_idx], row, ranks,
+                         blocks.data());
     row.blocks = blocks.data();
     return row;
   }
@@ -187,12 +192,12 @@ class ForwardRun {
     const int group_dim = config_.group_size() * config_.head_dim;
     const int32_t window = config_.layers[static_cast<size_t>(layer_idx)].attention_window;
     decode_rows_.clear();
-    int64_t token = 0;
-    for (const SequenceInput& sequence : pass_.sequences) {
+    for (size_t i = 0; i < pass_.sequences.size(); ++i) {
+      const SequenceInput& sequence = pass_.sequences[i];
       for (int head = 0; head < config_.num_kv_heads; ++head) {
-        const int64_t offset = (token * config_.num_kv_heads + head) * group_dim;
+        const int64_t offset = (static_cast<int64_t>(i) * config_.num_kv_heads + head) * group_dim;
         ops::DecodeRow& row = decode_rows_.emplace_back();
-        row.kv = AttendedRow(sequence, layer_idx, head);
+        row.kv = AttendedRow(i, layer_idx, head);
         row.q = q_ + offset;
         row.out = attended_ + offset;
         row.state = nullptr;
@@ -200,7 +205,6 @@ class ForwardRun {
         if (window > 0)
           row.first_slot = FirstSlotInWindow(sequence.cache->stream(layer_idx, head), sequence.first_position, window);
       }
-      ++token;
     }
     ops::DecodeAttention(cx_, {.rows = decode_rows_,
                                .group_size = config_.group_size(),
@@ -213,12 +217,13 @@ class ForwardRun {
     const int64_t q_dim = static_cast<int64_t>(config_.num_q_heads) * config_.head_dim;
     const int group_dim = config_.group_size() * config_.head_dim;
     int64_t first_row = 0;
-    for (const SequenceInput& sequence : pass_.sequences) {
+    for (size_t i = 0; i < pass_.sequences.size(); ++i) {
+      const SequenceInput& sequence = pass_.sequences[i];
       ScratchScope scope(cx_.scratch());
       prefill_rows_.clear();
       for (int head = 0; head < config_.num_kv_heads; ++head) {
         const int64_t offset = first_row * q_dim + head * group_dim;
-        prefill_rows_.push_back({AttendedRow(sequence, layer_idx, head), q_ + offset, attended_ + offset});
+        prefill_rows_.push_back({AttendedRow(i, layer_idx, head), q_ + offset, attended_ + offset});
       }
       ops::PrefillAttention(cx_, {.rows = prefill_rows_,
                                   .num_queries = static_cast<int64_t>(sequence.tokens.size()),
@@ -272,21 +277,22 @@ class ForwardRun {
   const ForwardPass& pass_;
   ScratchScope scope_;
   int64_t num_tokens_ = 0;
-  float* hidden_ = nullptr;    // [num_tokens][hidden_dim], the residual stream
-  float* normed_ = nullptr;    // [num_tokens][max(hidden_dim, q_dim)]
-  float* q_ = nullptr;         // [num_tokens][num_q_heads][head_dim]
-  float* k_ = nullptr;         // [num_tokens][num_kv_heads][head_dim]
-  float* v_ = nullptr;         // as k_
-  float* attended_ = nullptr;  // as q_
-  float* gate_ = nullptr;      // [num_tokens][ffn_dim]
-  float* up_ = nullptr;        // as gate_
-  std::vector<int32_t> query_positions_;
-  ops::RopeTable table_, local_table_;
-  ops::RopeAngles angles_, local_angles_;
+  float* hidden_ = nullptr;                             // [num_tokens][hidden_dim], the residual stream
+  float* normed_ = nullptr;                             // [num_tokens][max(hidden_dim, q_dim)]
+  float* q_ = nullptr;                                  // [num_tokens][num_q_heads][head_dim]
+  float* k_ = nullptr;                                  // [num_tokens][num_kv_heads][head_dim]
+  float* v_ = nullptr;                                  // as k_
+  float* attended_ = nullptr;                           // as q_
+  float* gate_ = nullptr;                               // [num_tokens][ffn_dim]
+  float* up_ = nullptr;                                 // as gate_
+  std::vector<ops::RopeTable> tables_, local_tables_;   // [sequences]; local ones only where a layer uses them
+  std::vector<ops::RopeAngles> angles_, local_angles_;  // as the tables
   std::vector<ops::DecodeRow> decode_rows_;
   std::vector<ops::PrefillRow> prefill_rows_;
 };
 
-Result<void> Transformer::Forward(Context& cx, const ForwardPass& pass) const { return ForwardRun(cx, *this, pass).Run(); }
+Result<void> Transformer::Forward(Context& cx, const ForwardPass& pass) const {
+  return ForwardRun(cx, *this, pass).Run();
+}
 
 }  // namespace cachette

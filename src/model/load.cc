@@ -10,7 +10,8 @@ namespace cachette {
 
 class TransformerLoader {
  public:
-  TransformerLoader(Context& cx, const Checkpoint& checkpoint, std::span<const LoraAdapter> adapters, Transformer& model)
+  TransformerLoader(Context& cx, const Checkpoint& checkpoint, std::span<const LoraAdapter> adapters,
+                    Transformer& model)
       : cx_(cx), checkpoint_(checkpoint), adapters_(adapters), model_(model), config_(checkpoint.config()) {}
 
   Result<void> Run() {
@@ -49,8 +50,8 @@ class TransformerLoader {
     CACHETTE_TRY(Vector(layer.ffn_norm, prefix + "ffn_norm.weight", hidden, true));
     CACHETTE_TRY(Vector(layer.q_norm, prefix + "attn_q_norm.weight", config_.head_dim, config_.has_qk_norm));
     CACHETTE_TRY(Vector(layer.k_norm, prefix + "attn_k_norm.weight", config_.head_dim, config_.has_qk_norm));
-    CACHETTE_TRY(Vector(layer.post_attention_norm, prefix + "post_attention_norm.weight", hidden,
-                        config_.has_post_norms));
+    CACHETTE_TRY(
+        Vector(layer.post_attention_norm, prefix + "post_attention_norm.weight", hidden, config_.has_post_norms));
     CACHETTE_TRY(Vector(layer.post_ffn_norm, prefix + "post_ffw_norm.weight", hidden, config_.has_post_norms));
     for (const char* unknown : {"ffn_gate.bias", "ffn_up.bias", "ffn_down.bias"})
       if (checkpoint_.Find(prefix + unknown) != nullptr)
@@ -86,7 +87,8 @@ class TransformerLoader {
         weights.resize(static_cast<size_t>(view.rows * view.cols));
         ops::Dequantize(view.dtype, view.data, view.rows * view.cols, weights.data());
       }
-      CACHETTE_TRY(adapter.Merge(name, view.rows, view.cols, head_dim, checkpoint_.has_adjacent_pairs(), weights.data()));
+      CACHETTE_TRY(
+          adapter.Merge(name, view.rows, view.cols, head_dim, checkpoint_.has_adjacent_pairs(), weights.data()));
     }
     if (weights.empty()) return false;
     std::vector<std::byte>& merged = model_.merged_.emplace_back(weights.size() * sizeof(F16));
@@ -117,7 +119,8 @@ class TransformerLoader {
   std::vector<std::string> matrices_;
 };
 
-Result<Transformer> Transformer::Load(Context& cx, const Checkpoint& checkpoint, std::span<const LoraAdapter> adapters) {
+Result<Transformer> Transformer::Load(Context& cx, const Checkpoint& checkpoint,
+                                      std::span<const LoraAdapter> adapters) {
   Transformer model;
   CACHETTE_TRY(TransformerLoader(cx, checkpoint, adapters, model).Run());
   return model;

@@ -33,7 +33,7 @@ std::string WeightName(std::string_view name, std::string_view suffix) {
     return CanonicalTensorName(std::string(name) + ".weight", false);
   }
   return name.starts_with("blk.") || name.starts_with("token_embd.") || name.starts_with("output.") ? std::string(name)
-                                                                                                     : std::string();
+                                                                                                    : std::string();
 }
 
 // Row of a half-split matrix that row (of an adjacent-pair matrix, within a head) corresponds to.
@@ -98,8 +98,8 @@ Result<void> LoraAdapter::AddTensors(std::string_view suffix_a, std::string_view
   for (const TensorInfo& tensor : file_->tensors()) {
     const bool is_a = tensor.name.ends_with(suffix_a);
     if (!is_a && !tensor.name.ends_with(suffix_b))
-      return Fail(Error::kUnsupported, fmt::format("{}: tensor {} is neither *{} nor *{}", path_, tensor.name, suffix_a,
-                                                   suffix_b));
+      return Fail(Error::kUnsupported,
+                  fmt::format("{}: tensor {} is neither *{} nor *{}", path_, tensor.name, suffix_a, suffix_b));
     const std::string weight = WeightName(tensor.name, is_a ? suffix_a : suffix_b);
     if (weight.empty())
       return Fail(Error::kUnsupported, fmt::format("{}: tensor {} changes no known matrix", path_, tensor.name));
@@ -128,9 +128,10 @@ Result<void> LoraAdapter::Merge(std::string_view tensor_name, int64_t rows, int6
   const Pair& pair = it->second;
   const int64_t rank = pair.a->shape[0];
   if (pair.a->shape[1] != cols || pair.b->shape[0] != rows)
-    return Fail(Error::kInvalidArgument,
-                fmt::format("{}: update of {} is [{}][{}], the model's matrix [{}][{}]; this adapter is for another model",
-                            path_, tensor_name, pair.b->shape[0], pair.a->shape[1], rows, cols));
+    return Fail(
+        Error::kInvalidArgument,
+        fmt::format("{}: update of {} is [{}][{}], the model's matrix [{}][{}]; this adapter is for another model",
+                    path_, tensor_name, pair.b->shape[0], pair.a->shape[1], rows, cols));
   const std::vector<float> a = ToFloats(*pair.a);
   const std::vector<float> b = ToFloats(*pair.b);
   float scale = scale_;
@@ -152,8 +153,8 @@ Result<void> LoraAdapter::Merge(std::string_view tensor_name, int64_t rows, int6
 Result<void> LoraAdapter::CheckAllUsed(const std::vector<std::string>& merged) const {
   for (const auto& [name, pair] : pairs_)
     if (std::find(merged.begin(), merged.end(), name) == merged.end())
-      return Fail(Error::kInvalidArgument, fmt::format("{}: the model has no matrix {}; this adapter is for another model",
-                                                       path_, name));
+      return Fail(Error::kInvalidArgument,
+                  fmt::format("{}: the model has no matrix {}; this adapter is for another model", path_, name));
   return Ok();
 }
 

@@ -27,8 +27,8 @@ class LoraAdapter {
   // Adds the update of tensor_name to weights [rows][cols]. head_dim > 0: the matrix is attn_q or attn_k of a model
   // whose row order (adjacent pairs or halves) may differ from the adapter's; rows are then permuted per head.
   // Errors: kInvalidArgument when the shapes differ.
-  Result<void> Merge(std::string_view tensor_name, int64_t rows, int64_t cols, int head_dim, bool model_has_adjacent_pairs,
-                     float* weights) const;
+  Result<void> Merge(std::string_view tensor_name, int64_t rows, int64_t cols, int head_dim,
+                     bool model_has_adjacent_pairs, float* weights) const;
 
   // Names the adapter has but a model with these tensors does not: the adapter is for another model.
   Result<void> CheckAllUsed(const std::vector<std::string>& merged) const;

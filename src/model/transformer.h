@@ -21,7 +21,7 @@ namespace cachette {
 struct SequenceInput {
   SequenceCache* cache = nullptr;
   std::span<const int32_t> tokens;
-  int64_t first_position = 0;      // of tokens[0]
+  int64_t first_position = 0;       // of tokens[0]
   int64_t rope_context_tokens = 0;  // longest position in use + 1; what dynamic RoPE scaling adapts to
   std::vector<int64_t> logit_rows;  // indices into tokens whose logits are wanted, ascending
 };
@@ -52,10 +52,10 @@ class Transformer {
  private:
   struct Layer {
     ops::Weight q, k, v, o, gate, up, down;
-    std::vector<float> q_bias, k_bias, v_bias, o_bias;                   // empty: none
-    std::vector<float> attention_norm, ffn_norm;                         // [hidden_dim]
-    std::vector<float> q_norm, k_norm;                                   // [head_dim] or empty
-    std::vector<float> post_attention_norm, post_ffn_norm;               // [hidden_dim] or empty
+    std::vector<float> q_bias, k_bias, v_bias, o_bias;      // empty: none
+    std::vector<float> attention_norm, ffn_norm;            // [hidden_dim]
+    std::vector<float> q_norm, k_norm;                      // [head_dim] or empty
+    std::vector<float> post_attention_norm, post_ffn_norm;  // [hidden_dim] or empty
   };
   friend class TransformerLoader;
   friend class ForwardRun;

@@ -30,8 +30,9 @@ Result<std::vector<std::vector<double>>> ReadRows(const std::string& path) {
       double value = 0;
       const auto [next, status] = std::from_chars(p, end, value);
       if (status != std::errc() || !(value >= 0.0 && value <= 1.0) || (next < end && *next != ' '))
-        return Fail(Error::kCorrupt, fmt::format("mask file {} line {}: '{}' is not a number in [0, 1]", path,
-                                                 line_number, std::string_view(p, static_cast<size_t>(end - p)).substr(0, 20)));
+        return Fail(Error::kCorrupt,
+                    fmt::format("mask file {} line {}: '{}' is not a number in [0, 1]", path, line_number,
+                                std::string_view(p, static_cast<size_t>(end - p)).substr(0, 20)));
       row.push_back(value);
       p = std::find_if(next, end, [](char c) { return c != ' '; });
     }
@@ -43,13 +44,15 @@ Result<std::vector<std::vector<double>>> ReadRows(const std::string& path) {
 
 void HeadClass::VisitOptions(OptionVisitor& v) {
   v(mask_file, "mask_file", "file with one number in [0, 1] per layer (line) and KV head (column)");
-  v(head_sparsity, "head_sparsity", "fraction of KV heads that stream, smallest numbers first; negative: those below 0.5");
+  v(head_sparsity, "head_sparsity",
+    "fraction of KV heads that stream, smallest numbers first; negative: those below 0.5");
 }
 
 Result<void> HeadClass::Prepare(const CacheShape& shape) {
   if (mask_file.empty())
-    return Fail(Error::kInvalidArgument, "this recipe needs --allocator.mask_file with one number per layer and KV head");
-  if (head_sparsity > 1.0)
+    return Fail(Error::kInvalidArgument,
+                "this recipe needs --allocator.mask_file with one number per layer and KV head");
+  if (!(head_sparsity <= 1.0))
     return Fail(Error::kInvalidArgument, fmt::format("allocator.head_sparsity {} must be at most 1", head_sparsity));
   CACHETTE_TRY(const auto rows, ReadRows(mask_file));
   num_kv_heads_ = shape.num_kv_heads;

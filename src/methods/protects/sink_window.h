@@ -21,9 +21,9 @@ class SinkWindow final : public Protect {
 
   Result<void> Prepare(const CacheShape&) override {
     if (num_sinks < 0 || recent_window < 0)
-      return Fail(Error::kInvalidArgument,
-                  fmt::format("protect.sinks {} and protect.recent_window {} must be 0 or more", num_sinks,
-                              recent_window));
+      return Fail(
+          Error::kInvalidArgument,
+          fmt::format("protect.sinks {} and protect.recent_window {} must be 0 or more", num_sinks, recent_window));
     return Ok();
   }
 

@@ -1,6 +1,8 @@
 #include "methods/selects/top_k.h"
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 
 namespace cachette {
 namespace {
@@ -35,8 +37,12 @@ std::vector<RankRange> TopKLosers(std::span<const float> scores, int64_t num_liv
   ranks.reserve(static_cast<size_t>(num_open));
   for (const RankRange& range : open)
     for (int64_t rank = range.begin; rank < range.end; ++rank) ranks.push_back(rank);
+  const auto score_of = [&](int64_t rank) {
+    const float score = scores[static_cast<size_t>(rank)];
+    return std::isnan(score) ? -std::numeric_limits<float>::infinity() : score;  // NaN would break the strict order
+  };
   const auto better = [&](int64_t a, int64_t b) {
-    const float score_a = scores[static_cast<size_t>(a)], score_b = scores[static_cast<size_t>(b)];
+    const float score_a = score_of(a), score_b = score_of(b);
     return score_a != score_b ? score_a > score_b : a > b;
   };
   std::nth_element(ranks.begin(), ranks.begin() + kept, ranks.end(), better);

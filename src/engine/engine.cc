@@ -1,0 +1,186 @@
+#include "engine/engine.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+
+#include "engine/sampler.h"
+
+namespace cachette {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double SecondsSince(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+bool IsCancelled(const std::atomic<bool>* cancel) {
+  return cancel != nullptr && cancel->load(std::memory_order_relaxed);
+}
+
+}  // namespace
+
+const char* StopReasonName(StopReason reason) {
+  switch (reason) {
+    case StopReason::kEndToken: return "end_token";
+    case StopReason::kMaxNewTokens: return "max_new_tokens";
+    case StopReason::kContext: return "context";
+    case StopReason::kCancelled: return "cancelled";
+  }
+  return "unknown";
+}
+
+Result<std::shared_ptr<const Recipe>> Engine::MakeRecipe(std::string_view name,
+                                                         const std::map<std::string, std::string>& options) {
+  CACHETTE_TRY(Recipe recipe, Recipe::Create(name, options));
+  CACHETTE_TRY(recipe.Prepare({config().num_layers, config().num_kv_heads, kv_format_, recipe.rope_positions()}));
+  return std::shared_ptr<const Recipe>(std::make_shared<Recipe>(std::move(recipe)));
+}
+
+std::unique_ptr<Session> Engine::NewSession(std::shared_ptr<const Recipe> recipe) {
+  const CacheShape shape{config().num_layers, config().num_kv_heads, kv_format_, recipe->rope_positions()};
+  return std::unique_ptr<Session>(new Session(*tier_, shape, std::move(recipe)));
+}
+
+Result<void> Engine::CheckTokens(std::span<const int32_t> tokens) const {
+  for (const int32_t token : tokens)
+    if (token < 0 || token >= config().vocab_size)
+      return Fail(Error::kInvalidArgument,
+                  fmt::format("token {} is outside the model's vocabulary of {}", token, config().vocab_size));
+  return Ok();
+}
+
+Result<void> Engine::CheckPrompt(const Session& session, std::span<const int32_t> prompt) const {
+  if (prompt.empty()) return Fail(Error::kInvalidArgument, "the prompt is empty; give at least one token");
+  CACHETTE_TRY(CheckTokens(prompt));
+  const int64_t needed = session.num_tokens() + static_cast<int64_t>(prompt.size()) + 1;
+  if (needed > config().context_tokens && session.recipe().rope_positions() == RopePositions::kOriginal)
+    return Fail(
+        Error::kInvalidArgument,
+        fmt::format("{} tokens and one to generate pass the model's context of {}; shorten the input, or stretch "
+                    "it with --rope-scale {:.1f}",
+                    needed - 1, config().context_tokens,
+                    std::max(1.1, 0.1 + static_cast<double>(needed) /
+                                            (static_cast<double>(config().context_tokens) / options_.rope_scale))));
+  return Ok();
+}
+
+Result<void> Engine::RunPass(std::span<Session* const> sessions, std::span<SequenceInput> inputs, const PassInfo& pass,
+                             float* logits) {
+  for (size_t i = 0; i < sessions.size(); ++i) {
+    Session& session = *sessions[i];
+    PassInfo own = pass;
+    own.first_token = session.num_tokens();
+    session.recipe_->BeforePass(*cx_, session.cache_, own);
+    CACHETTE_TRY(session.cache_.BeginPass(own));
+    inputs[i].cache = &session.cache_;
+    inputs[i].first_position = own.first_token;
+    inputs[i].rope_context_tokens = std::max(session.rope_context_tokens_, own.first_token + own.num_tokens);
+  }
+  CACHETTE_TRY(model_.Forward(*cx_, {pass.phase, inputs, gemm_, logits}));
+  for (Session* session : sessions) session->cache_.EndPass();
+  return Ok();
+}
+
+Result<void> Engine::PrefillLogits(Session& session, std::span<const int32_t> tokens, int64_t chunk,
+                                   std::span<const int64_t> rows, float* logits) {
+  CACHETTE_TRY(CheckTokens(tokens));
+  session.rope_context_tokens_ = session.num_tokens() + static_cast<int64_t>(tokens.size());
+  Session* const sessions[] = {&session};
+  size_t next_row = 0;
+  for (size_t begin = 0; begin < tokens.size();) {
+    const size_t count = std::min(static_cast<size_t>(chunk), tokens.size() - begin);
+    SequenceInput input;
+    input.tokens = tokens.subspan(begin, count);
+    const size_t first_row = next_row;
+    while (next_row < rows.size() && rows[next_row] < static_cast<int64_t>(begin + count))
+      input.logit_rows.push_back(rows[next_row++] - static_cast<int64_t>(begin));
+    const PassInfo pass{Phase::kPrefill, 0, static_cast<int64_t>(count), begin + count == tokens.size()};
+    CACHETTE_TRY(RunPass(sessions, {&input, 1}, pass, logits + static_cast<int64_t>(first_row) * config().vocab_size));
+    begin += count;
+  }
+  return Ok();
+}
+
+Result<int64_t> Engine::Prefill(Session& session, std::span<const int32_t> tokens, int64_t chunk, float* logits,
+                                const GenerateCallbacks& callbacks) {
+  CACHETTE_TRY(CheckTokens(tokens));
+  session.rope_context_tokens_ = session.num_tokens() + static_cast<int64_t>(tokens.size());
+  Session* const sessions[] = {&session};
+  size_t begin = 0;
+  while (begin < tokens.size() && !IsCancelled(callbacks.cancel)) {
+    const size_t count = std::min(static_cast<size_t>(chunk), tokens.size() - begin);
+    const bool is_last = begin + count == tokens.size();
+    SequenceInput input;
+    input.tokens = tokens.subspan(begin, count);
+    if (is_last && logits != nullptr) input.logit_rows = {static_cast<int64_t>(count) - 1};
+    const PassInfo pass{Phase::kPrefill, 0, static_cast<int64_t>(count), is_last};
+    CACHETTE_TRY(RunPass(sessions, {&input, 1}, pass, logits));
+    begin += count;
+    if (callbacks.on_prefill) callbacks.on_prefill(static_cast<int64_t>(begin), static_cast<int64_t>(tokens.size()));
+  }
+  return static_cast<int64_t>(begin);
+}
+
+Result<void> Engine::DecodeStep(std::span<Session* const> sessions, std::span<const int32_t> tokens, float* logits) {
+  CACHETTE_CHECK(sessions.size() == tokens.size());
+  CACHETTE_TRY(CheckTokens(tokens));
+  std::vector<SequenceInput> inputs(sessions.size());
+  for (size_t i = 0; i < sessions.size(); ++i) {
+    inputs[i].tokens = tokens.subspan(i, 1);
+    if (logits != nullptr) inputs[i].logit_rows = {0};
+  }
+  return RunPass(sessions, inputs, {Phase::kDecode, 0, 1, false}, logits);
+}
+
+bool Engine::IsEndToken(int32_t token, const GenerateOptions& options) {
+  if (options.ignore_eos) return false;
+  const Result<const Tokenizer*> own = tokenizer();
+  return own.ok() && (*own)->IsEndOfGeneration(token);
+}
+
+Result<Generation> Engine::Generate(Session& session, std::span<const int32_t> prompt, const GenerateOptions& options,
+                                    const GenerateCallbacks& callbacks) {
+  CACHETTE_TRY(Validate(options));
+  CACHETTE_TRY(CheckPrompt(session, prompt));
+  Generation result;
+  Sampler sampler(options);
+  for (const int32_t token : prompt) sampler.Observe(token);
+  std::vector<float> logits(static_cast<size_t>(config().vocab_size));
+
+  const Clock::time_point start = Clock::now();
+  CACHETTE_TRY(result.prompt_tokens, Prefill(session, prompt, options.prefill_chunk, logits.data(), callbacks));
+  result.prefill_seconds = SecondsSince(start);
+  if (result.prompt_tokens < static_cast<int64_t>(prompt.size())) {
+    result.stop = StopReason::kCancelled;
+    return result;
+  }
+  const bool is_unbounded = session.recipe().rope_positions() == RopePositions::kCacheIndex;
+  const int64_t context_left = is_unbounded ? options.max_new_tokens : config().context_tokens - session.num_tokens();
+  Session* const sessions[] = {&session};
+  Clock::time_point first_token_time = start;
+  result.stop = context_left < options.max_new_tokens ? StopReason::kContext : StopReason::kMaxNewTokens;
+  const int64_t limit = std::min(options.max_new_tokens, context_left);
+  for (int64_t i = 0; i < limit; ++i) {
+    const int32_t token = sampler.Sample(logits);
+    sampler.Observe(token);
+    result.tokens.push_back(token);
+    if (i == 0) {
+      result.ttft_seconds = SecondsSince(start);
+      first_token_time = Clock::now();
+    }
+    result.decode_seconds = SecondsSince(first_token_time);
+    if (callbacks.on_token) callbacks.on_token(token);
+    const bool is_end = IsEndToken(token, options);
+    const bool is_cancelled = IsCancelled(callbacks.cancel);
+    const bool is_last = is_end || is_cancelled || i + 1 == limit;
+    // The last token is written too: the session then holds everything that was said.
+    CACHETTE_TRY(DecodeStep(sessions, {&token, 1}, is_last ? nullptr : logits.data()));
+    if (is_end) result.stop = StopReason::kEndToken;
+    if (is_cancelled && !is_end) result.stop = StopReason::kCancelled;
+    if (is_end || is_cancelled) break;
+  }
+  return result;
+}
+
+}  // namespace cachette
