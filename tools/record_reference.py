@@ -94,3 +94,47 @@ def distance(a, b):
         "max": float(np.abs(b - a).max()),
         "top1_agreement": float(np.mean(a.argmax(-1) == b.argmax(-1))),
     }
+
+
+def pairs_adjacent(weight, num_heads):
+    """Rows of a query or key projection (or its bias) from transformers' order (halves) to GGUF llama's (adjacent).
+
+    Within a head, row i of the first half and row i of the second half rotate together; llama files put them side by
+    side: rows 0, d/2, 1, d/2 + 1, ...
+    """
+    head_dim = weight.shape[0] // num_heads
+    order = np.arange(head_dim).reshape(2, head_dim // 2).T.reshape(-1)
+    return weight.reshape(num_heads, head_dim, *weight.shape[1:])[:, order].reshape(weight.shape)
+
+
+def pairs_in_halves(weight, num_heads):
+    """Inverse of pairs_adjacent."""
+    head_dim = weight.shape[0] // num_heads
+    order = np.arange(head_dim).reshape(head_dim // 2, 2).T.reshape(-1)
+    return weight.reshape(num_heads, head_dim, *weight.shape[1:])[:, order].reshape(weight.shape)
+
+
+def gguf_name(name, arch):
+    """GGUF tensor name of a transformers parameter."""
+    whole = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight", "lm_head.weight": "output.weight"}
+    if name in whole:
+        return whole[name]
+    _, _, layer, rest = name.split(".", 3)
+    module, _, kind = rest.rpartition(".")
+    module = module.removeprefix("self_attn.").removeprefix("mlp.")
+    modules = {
+        "q_proj": "attn_q", "k_proj": "attn_k", "v_proj": "attn_v", "o_proj": "attn_output",
+        "q_norm": "attn_q_norm", "k_norm": "attn_k_norm",
+        "gate_proj": "ffn_gate", "up_proj": "ffn_up", "down_proj": "ffn_down",
+        "input_layernorm": "attn_norm",
+        "post_attention_layernorm": "post_attention_norm" if arch == "gemma3" else "ffn_norm",
+        "pre_feedforward_layernorm": "ffn_norm", "post_feedforward_layernorm": "post_ffw_norm",
+    }  # fmt: skip
+    return f"blk.{layer}.{modules[module]}.{kind}"
+
+
+def heads_of(name, config):
+    """Number of heads whose rows a llama file reorders in this parameter, or 0; config is a dict."""
+    if "q_proj" in name:
+        return config["num_attention_heads"]
+    return config["num_key_value_heads"] if "k_proj" in name else 0

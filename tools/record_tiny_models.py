@@ -348,50 +348,6 @@ def random_k_blocks(rows, cols, kind, std, rng):
     return blocks.reshape(rows, -1)
 
 
-def pairs_adjacent(weight, num_heads):
-    """Rows of a query or key projection (or its bias) from transformers' order (halves) to GGUF llama's (adjacent).
-
-    Within a head, row i of the first half and row i of the second half rotate together; llama files put them side by
-    side: rows 0, d/2, 1, d/2 + 1, ...
-    """
-    head_dim = weight.shape[0] // num_heads
-    order = np.arange(head_dim).reshape(2, head_dim // 2).T.reshape(-1)
-    return weight.reshape(num_heads, head_dim, *weight.shape[1:])[:, order].reshape(weight.shape)
-
-
-def pairs_in_halves(weight, num_heads):
-    """Inverse of pairs_adjacent."""
-    head_dim = weight.shape[0] // num_heads
-    order = np.arange(head_dim).reshape(head_dim // 2, 2).T.reshape(-1)
-    return weight.reshape(num_heads, head_dim, *weight.shape[1:])[:, order].reshape(weight.shape)
-
-
-def gguf_name(name, arch):
-    """GGUF tensor name of a transformers parameter."""
-    whole = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight", "lm_head.weight": "output.weight"}
-    if name in whole:
-        return whole[name]
-    _, _, layer, rest = name.split(".", 3)
-    module, _, kind = rest.rpartition(".")
-    module = module.removeprefix("self_attn.").removeprefix("mlp.")
-    modules = {
-        "q_proj": "attn_q", "k_proj": "attn_k", "v_proj": "attn_v", "o_proj": "attn_output",
-        "q_norm": "attn_q_norm", "k_norm": "attn_k_norm",
-        "gate_proj": "ffn_gate", "up_proj": "ffn_up", "down_proj": "ffn_down",
-        "input_layernorm": "attn_norm",
-        "post_attention_layernorm": "post_attention_norm" if arch == "gemma3" else "ffn_norm",
-        "pre_feedforward_layernorm": "ffn_norm", "post_feedforward_layernorm": "post_ffw_norm",
-    }  # fmt: skip
-    return f"blk.{layer}.{modules[module]}.{kind}"
-
-
-def heads_of(name, config):
-    """Number of heads whose rows a llama file reorders in this parameter, or 0."""
-    if "q_proj" in name:
-        return config["num_attention_heads"]
-    return config["num_key_value_heads"] if "k_proj" in name else 0
-
-
 def write_gguf_header(writer, arch, config):
     head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
     writer.add_type(gguf.GGUFType.MODEL)
@@ -459,10 +415,10 @@ def write_gguf(spec, seed):
 
     kinds, types = iter(spec["types"] * 100), {}
     for name, p in model.named_parameters():
-        target = gguf_name(name, arch)
+        target = ref.gguf_name(name, arch)
         weight = p.detach().double().numpy()
-        if arch == "llama" and heads_of(name, config):
-            weight = pairs_adjacent(weight, heads_of(name, config))
+        if arch == "llama" and ref.heads_of(name, config):
+            weight = ref.pairs_adjacent(weight, ref.heads_of(name, config))
         if weight.ndim == 1:
             # Norms and biases stay F32. Gemma files store 1 + w.
             shift = 1.0 if arch == "gemma3" else 0.0
@@ -478,8 +434,8 @@ def write_gguf(spec, seed):
                 stored = gguf.quants.quantize(weight.astype(np.float32), kind)
             writer.add_tensor(target, stored, raw_dtype=kind)
             exact = gguf.quants.dequantize(stored, kind).astype(np.float64).reshape(weight.shape)
-        if arch == "llama" and heads_of(name, config):
-            exact = pairs_in_halves(exact, heads_of(name, config))
+        if arch == "llama" and ref.heads_of(name, config):
+            exact = ref.pairs_in_halves(exact, ref.heads_of(name, config))
         p.data.copy_(torch.from_numpy(exact))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -547,9 +503,9 @@ def write_adapters(seed):
         module = name.removeprefix("base_model.model.").split(".lora_")[0]
         value = p.detach().numpy()
         side = "a" if "lora_A" in name else "b"
-        if side == "b" and heads_of(name, config):
-            value = pairs_adjacent(value, heads_of(name, config))
-        parts[gguf_name(module + ".weight", "llama") + ".lora_" + side] = value
+        if side == "b" and ref.heads_of(name, config):
+            value = ref.pairs_adjacent(value, ref.heads_of(name, config))
+        parts[ref.gguf_name(module + ".weight", "llama") + ".lora_" + side] = value
 
     merged = peft_model.merge_and_unload().eval()
     # "without adapter" is the distance that the adapter makes, as a test's proof that it was applied.
@@ -583,7 +539,9 @@ def main():
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     torch.set_num_threads(1)  # the numbers then do not depend on the machine's number of cores
-    shutil.rmtree(OUT, ignore_errors=True)
+    for folder in OUT.iterdir():
+        if folder.is_dir():
+            shutil.rmtree(folder)
     for i, spec in enumerate(CHECKPOINTS):
         write_checkpoint(spec, seed=1000 + 10 * i)
     for i, spec in enumerate(GGUFS):
