@@ -16,9 +16,9 @@ struct SoftmaxState {
 
 struct DecodeRow {
   KvRow kv;
-  const float* q;               // [group_size][head_dim]
-  float* out;                   // [group_size][head_dim]; may alias q
-  SoftmaxState* state;          // [group_size] or null
+  const float* q;          // [group_size][head_dim]
+  float* out;              // [group_size][head_dim]; may alias q
+  SoftmaxState* state;     // [group_size] or null
   int64_t first_slot = 0;  // slots before it are masked (the model's own attention window)
 };
 

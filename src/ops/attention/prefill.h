@@ -14,8 +14,8 @@ namespace cachette::ops {
 // came before the chunk and the chunk causally.
 struct PrefillRow {
   KvRow kv;
-  const float* q;        // query i, group head g at q + i * q_stride + g * head_dim
-  float* out;            // as q, with out_stride; must not alias q
+  const float* q;  // query i, group head g at q + i * q_stride + g * head_dim
+  float* out;      // as q, with out_stride; must not alias q
 };
 
 struct PrefillParams {

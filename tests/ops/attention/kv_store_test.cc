@@ -1,0 +1,97 @@
+#include "ops/attention/kv_store.h"
+
+#include <gtest/gtest.h>
+
+#include <limits>
+
+#include "base/half.h"
+#include "ops/attention/kv_fixture.h"
+#include "ops/attention/kv_store_kernels.h"
+
+namespace cachette::ops {
+namespace {
+
+using testing::Normals;
+using testing::TestRow;
+
+float Rounded(Dtype dtype, float x) {
+  if (dtype == Dtype::kF16) return static_cast<float>(static_cast<F16>(x));
+  if (dtype == Dtype::kBF16) return static_cast<float>(BF16(x));
+  return x;
+}
+
+TEST(KvStore, LoadsWhatWasStored) {
+  for (Dtype dtype : {Dtype::kF32, Dtype::kF16, Dtype::kBF16})
+    for (int head_dim : {8, 16, 64, 72, 256})
+      for (int64_t first : {0, 1, 15, 16, 20})
+        for (int64_t count : {0, 1, 15, 16, 17, 33, 50}) {
+          Rng rng(1);
+          TestRow row(rng, dtype, head_dim, 80);
+          const int64_t stride = head_dim + 3;
+          const std::vector<float> keys = Normals(rng, static_cast<size_t>(stride * 50), 3.0);
+          const std::vector<float> values = Normals(rng, static_cast<size_t>(stride * 50), 3.0);
+          std::vector<float> before(static_cast<size_t>(head_dim)), after = before, key = before, value = before;
+          LoadEntry(row.format(), row.blocks(), first + count, before.data(), nullptr);
+          StoreEntries(row.format(), row.blocks(), first, keys.data(), stride, values.data(), stride, count);
+          LoadEntry(row.format(), row.blocks(), first + count, after.data(), nullptr);
+          EXPECT_EQ(before, after) << "the slot behind was touched";
+          for (int64_t t = 0; t < count; ++t) {
+            LoadEntry(row.format(), row.blocks(), first + t, key.data(), value.data());
+            for (int d = 0; d < head_dim; ++d) {
+              ASSERT_EQ(key[static_cast<size_t>(d)], Rounded(dtype, keys[static_cast<size_t>(t * stride + d)]));
+              ASSERT_EQ(value[static_cast<size_t>(d)], Rounded(dtype, values[static_cast<size_t>(t * stride + d)]));
+            }
+          }
+        }
+}
+
+// Every level writes the same bits, ties, denormals, overflow and infinity included.
+TEST(KvStore, AllBackendsRoundAlike) {
+  constexpr int kHeadDim = 72;
+  const float special[] = {0.0f,       -0.0f,       65504.0f,    65519.9f,
+                           65520.0f,   1e-8f,       5.96e-8f,    -3e-6f,
+                           1.0009766f, 1.0004883f,  1e-40f,      3.4e38f,
+                           -1e30f,     1.00390625f, 1.01171875f, std::numeric_limits<float>::infinity()};
+  std::vector<void (*)(const BlockStore&)> stores;
+  for (const Backend& backend : testing::FastBackends()) {
+    if (backend.isa == Isa::kAvx2) stores.push_back(avx2::StoreBlock);
+    if (backend.isa == Isa::kAvx512) stores.push_back(avx512::StoreBlock);
+    if (backend.isa == Isa::kAvx512Vnni) stores.push_back(avx512vnni::StoreBlock);
+    if (backend.isa == Isa::kAvx512Bf16) stores.push_back(avx512bf16::StoreBlock);
+  }
+  Rng rng(2);
+  std::vector<float> keys = Normals(rng, 16 * kHeadDim), values = Normals(rng, 16 * kHeadDim, 1e4);
+  for (size_t i = 0; i < keys.size(); i += 3) keys[i] = special[i / 3 % 16];
+  for (Dtype dtype : {Dtype::kF32, Dtype::kF16, Dtype::kBF16}) {
+    const KvFormat format{dtype, kHeadDim};
+    for (int first : {0, 5})
+      for (int count : {16, 11, 1}) {
+        if (first + count > 16) continue;
+        const auto store_with = [&](void (*store)(const BlockStore&)) {
+          std::vector<std::byte> block(format.block_bytes());
+          store({dtype, kHeadDim, block.data(), block.data() + format.values_offset_bytes(), first, count, keys.data(),
+                 kHeadDim, values.data(), kHeadDim});
+          return block;
+        };
+        const std::vector<std::byte> expected = store_with(StoreBlockRef);
+        for (auto* store : stores) EXPECT_EQ(store_with(store), expected);
+      }
+  }
+}
+
+TEST(KvStore, CopyIsBitExact) {
+  for (Dtype dtype : {Dtype::kF32, Dtype::kF16, Dtype::kBF16}) {
+    Rng rng(4);
+    TestRow from(rng, dtype, 72, 40), to(rng, dtype, 72, 40);
+    CopyEntry(from.format(), from.blocks(), 37, to.blocks(), 4);
+    CopyEntry(from.format(), from.blocks(), 3, from.blocks(), 3);  // onto itself
+    std::vector<float> a(72), b(72), c(72), d(72);
+    LoadEntry(from.format(), from.blocks(), 37, a.data(), b.data());
+    LoadEntry(to.format(), to.blocks(), 4, c.data(), d.data());
+    EXPECT_EQ(a, c);
+    EXPECT_EQ(b, d);
+  }
+}
+
+}  // namespace
+}  // namespace cachette::ops
