@@ -38,7 +38,7 @@ class Weight {
   int64_t rows() const { return rows_; }
   int64_t cols() const { return cols_; }
   Dtype dtype() const { return dtype_; }
-  const MatrixView& source() const { return source_; }         // meaningful on Isa::kRef only
+  const MatrixView& source() const { return source_; }          // meaningful on Isa::kRef only
   const PackedWeight* packed() const { return packed_.get(); }  // null on Isa::kRef
   size_t owned_bytes() const;
   size_t read_bytes() const;  // what one decode mat-vec reads
