@@ -38,6 +38,7 @@ class Checkpoint {
   virtual const TensorInfo* Find(std::string_view name) const = 0;
   // Errors: kNotFound, naming tensor and file.
   Result<const TensorInfo*> Get(std::string_view name) const;
+  virtual std::vector<const TensorInfo*> Tensors() const = 0;  // under the file's own names
   // The tensor's pages need not stay in memory.
   virtual void Drop(const TensorInfo&) const {}
   virtual int64_t total_bytes() const = 0;  // of all tensors

@@ -34,6 +34,11 @@ class GgufCheckpoint final : public Checkpoint {
   const GgufFile* gguf() const override { return &file_; }
   const TensorInfo* Find(std::string_view name) const override { return file_.Find(name); }
   void Drop(const TensorInfo& tensor) const override { file_.Drop(tensor); }
+  std::vector<const TensorInfo*> Tensors() const override {
+    std::vector<const TensorInfo*> list;
+    for (const TensorInfo& tensor : file_.tensors()) list.push_back(&tensor);
+    return list;
+  }
   int64_t total_bytes() const override {
     int64_t sum = 0;
     for (const TensorInfo& tensor : file_.tensors()) sum += static_cast<int64_t>(tensor.bytes.size());

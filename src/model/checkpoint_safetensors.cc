@@ -147,6 +147,11 @@ class SafetensorsCheckpoint final : public Checkpoint {
     return it == by_name_.end() ? nullptr : it->second;
   }
   void Drop(const TensorInfo& tensor) const override { file_.Drop(tensor); }
+  std::vector<const TensorInfo*> Tensors() const override {
+    std::vector<const TensorInfo*> list;
+    for (const TensorInfo& tensor : file_.tensors()) list.push_back(&tensor);
+    return list;
+  }
   int64_t total_bytes() const override {
     int64_t sum = 0;
     for (const TensorInfo& tensor : file_.tensors()) sum += static_cast<int64_t>(tensor.bytes.size());

@@ -78,6 +78,11 @@ class SyntheticCheckpoint final : public Checkpoint {
     const auto it = by_name_.find(name);
     return it == by_name_.end() ? nullptr : it->second;
   }
+  std::vector<const TensorInfo*> Tensors() const override {
+    std::vector<const TensorInfo*> list;
+    for (const TensorInfo& info : infos_) list.push_back(&info);
+    return list;
+  }
   int64_t total_bytes() const override {
     int64_t sum = 0;
     for (const auto& data : data_) sum += static_cast<int64_t>(data.size());

@@ -10,7 +10,6 @@
 #include "ops/attention/prefill.h"
 #include "ops/norm/rms_norm.h"
 #include "ops/rope/rope.h"
-#include "ops/rope/rotate_blocks.h"
 
 namespace cachette {
 namespace {
@@ -89,10 +88,10 @@ class ForwardRun {
       std::vector<int32_t> positions(sequence.tokens.size());
       std::iota(positions.begin(), positions.end(), static_cast<int32_t>(first));
       tables_.push_back(ops::MakeRopeTable(config_.rope, sequence.rope_context_tokens));
-      angles_.push_back(ops::ComputeRopeAngles(tables_.back(), positions));
+      ops::ComputeRopeAngles(cx_, tables_.back(), positions, angles_.emplace_back());
       if (!has_local) continue;
       local_tables_.push_back(ops::MakeRopeTable(config_.rope_local, sequence.rope_context_tokens));
-      local_angles_.push_back(ops::ComputeRopeAngles(local_tables_.back(), positions));
+      ops::ComputeRopeAngles(cx_, local_tables_.back(), positions, local_angles_.emplace_back());
     }
   }
 
@@ -159,11 +158,10 @@ class ForwardRun {
     for (size_t i = 0; i < pass_.sequences.size(); ++i) {
       const SequenceInput& sequence = pass_.sequences[i];
       const ops::RopeAngles& angles = is_local ? local_angles_[i] : angles_[i];
-      const auto count = static_cast<int64_t>(sequence.tokens.size());
-      ops::ApplyRope(cx_, angles, 0, q_ + row * q_dim, count, q_dim, config_.num_q_heads, head_dim);
+      ops::ApplyRope(cx_, angles, q_ + row * q_dim, q_dim, config_.num_q_heads, head_dim);
       if (sequence.cache->shape().rope_positions == RopePositions::kOriginal)
-        ops::ApplyRope(cx_, angles, 0, k_ + row * kv_dim, count, kv_dim, config_.num_kv_heads, head_dim);
-      row += count;
+        ops::ApplyRope(cx_, angles, k_ + row * kv_dim, kv_dim, config_.num_kv_heads, head_dim);
+      row += static_cast<int64_t>(sequence.tokens.size());
     }
   }
 
@@ -181,8 +179,9 @@ class ForwardRun {
     const std::span<std::byte*> blocks = cx_.scratch().Array<std::byte*>(num_blocks);
     for (std::byte*& block : blocks) block = cx_.scratch().Allocate(row.format.block_bytes());
     const bool is_local = config_.layers[static_cast<size_t>(layer_idx)].uses_local_rope;
-    ops::RotateBlockKeys(cx_, is_local ? local_tables_[sequence_idx] : tables_[sequence_idx], row, ranks,
-                         blocks.data());
+    ops::RopeAngles angles;
+    ops::ComputeRopeAngles(cx_, is_local ? local_tables_[sequence_idx] : tables_[sequence_idx], ranks, angles);
+    ops::RotateBlockKeys(cx_, angles, row, blocks.data());
     row.blocks = blocks.data();
     return row;
   }
