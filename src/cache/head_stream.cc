@@ -82,7 +82,8 @@ void HeadStream::Evict(std::span<const SlotRange> ranges) {
   }
   if (num_live_ == before) return;
   MergeBlocks();
-  if (num_blocks() > BlocksFor(num_live_) + 1) Rewrite();
+  // Up to one block of dead slots keeps num_blocks() <= BlocksFor(num_live_) + 1 however many entries are appended.
+  if (num_slots_ - num_live_ > kBlockTokens) Rewrite();
 }
 
 void HeadStream::ReleaseBlock(size_t block) { tier_->Release(format_.block_bytes(), block_ids_[block]); }

@@ -18,8 +18,8 @@ struct SlotRange {
 };
 
 // Slots are in position order. An evicted entry leaves a dead slot; blocks without a live slot are released, neighbours
-// that fit into one block are merged, and when a stream still holds more than one block beyond what its live entries
-// need, it is rewritten densely. So freed memory really returns, at a cost amortised over the evictions.
+// that fit into one block are merged, and when more than one block of dead slots is left, the stream is rewritten densely.
+// So it never holds more than one block beyond what its live entries need, and freed memory really returns.
 class HeadStream {
  public:
   HeadStream(Tier& tier, ops::KvFormat format) : tier_(&tier), format_(format) {}
