@@ -111,6 +111,7 @@ struct Round {
 
 // What a thread needs for one tile.
 struct TileScratch {
+  int thread_idx;
   std::byte* queries;
   float* scores;
   std::byte* gemm;
@@ -236,8 +237,8 @@ class Prefill {
       for (int64_t tile_idx = 0; tile_idx < geometry_.num_tiles; ++tile_idx) {
         const int rows = geometry_.PaddedRows(geometry_.QueriesOf(tile_idx));
         const auto prepare = [&](int64_t, int slots) {
-          gemms_.Prepare(geometry_.ScoreShape(rows, slots));
-          gemms_.Prepare(geometry_.ValueShape(rows, slots));
+          gemms_.Prepare(geometry_.ScoreShape(rows, slots), cx_.num_threads());
+          gemms_.Prepare(geometry_.ValueShape(rows, slots), cx_.num_threads());
         };
         ForKeyTiles(work, tile_idx, round, false, prepare);
         // Where a window begins is not known before the positions are gathered; it may end in a tile of any size.
@@ -250,7 +251,9 @@ class Prefill {
     const auto rows = StateRows();
     ScratchArena& scratch = cx_.scratch();
     const std::span<TileScratch> all = scratch.Array<TileScratch>(static_cast<size_t>(cx_.num_threads()));
-    for (TileScratch& s : all) {
+    for (size_t t = 0; t < all.size(); ++t) {
+      TileScratch& s = all[t];
+      s.thread_idx = static_cast<int>(t);
       s.queries = scratch.Allocate(rows * static_cast<size_t>(geometry_.k_dim) * geometry_.element_bytes);
       s.scores = scratch.Array<float>(rows * kTileSlots).data();
       s.gemm = scratch.Allocate(gemms_.scratch_bytes());
@@ -288,7 +291,7 @@ class Prefill {
   void Score(const RowWork& work, int padded_rows, int64_t slot, int num_slots, const TileScratch& scratch) const {
     const size_t offset = static_cast<size_t>(slot * geometry_.k_dim) * geometry_.element_bytes;
     gemms_.Find(geometry_.ScoreShape(padded_rows, num_slots))
-        .Run(scratch.queries, work.panel.keys + offset, scratch.scores, scratch.gemm);
+        .Run(scratch.thread_idx, scratch.queries, work.panel.keys + offset, scratch.scores, scratch.gemm);
   }
 
   void MaskAndSoftmax(RowWork& work, int64_t tile_idx, int padded_rows, const Round& round, int64_t slot, int num_slots,
@@ -311,8 +314,8 @@ class Prefill {
     for (int d = 0; d < geometry_.v_dim; d += kSlabColumns) {
       const size_t offset =
           static_cast<size_t>(d * work.panel.num_slots + slot * kSlabColumns) * geometry_.element_bytes;
-      gemm.Run(reinterpret_cast<const std::byte*>(scratch.scores), work.panel.values + offset, out + d * padded_rows,
-               scratch.gemm);
+      gemm.Run(scratch.thread_idx, reinterpret_cast<const std::byte*>(scratch.scores), work.panel.values + offset,
+               out + d * padded_rows, scratch.gemm);
     }
   }
 

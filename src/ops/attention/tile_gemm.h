@@ -18,25 +18,26 @@ struct TileGemmShape {
   auto operator<=>(const TileGemmShape&) const = default;
 };
 
-// One prepared product. Run may be called by several threads at once; each call computes on its calling thread.
+// One prepared product for up to num_threads callers; each call computes on its calling thread.
 class TileGemm {
  public:
-  explicit TileGemm(const TileGemmShape& shape);
+  TileGemm(const TileGemmShape& shape, int num_threads);
   ~TileGemm();
-  // scratch: at least scratch_bytes(), 64-byte aligned, not shared with a concurrent Run.
-  void Run(const std::byte* a, const std::byte* panel, float* c, std::byte* scratch) const;
+  // Concurrent calls differ in thread_idx, which is below num_threads. scratch: at least scratch_bytes(), 64-byte
+  // aligned, not shared with a concurrent Run.
+  void Run(int thread_idx, const std::byte* a, const std::byte* panel, float* c, std::byte* scratch) const;
   size_t scratch_bytes() const;
 
  private:
   struct Primitive;
-  TileGemmShape shape_;
   std::unique_ptr<Primitive> primitive_;
 };
 
-// The products a Context has used so far. Not thread-safe: prepare before the parallel loop, Find inside it.
+// The products a Context has used so far, num_threads being the same in all calls. Not thread-safe: Prepare before the
+// parallel loop, Find inside it.
 class TileGemmCache {
  public:
-  void Prepare(const TileGemmShape& shape);
+  void Prepare(const TileGemmShape& shape, int num_threads);
   const TileGemm& Find(const TileGemmShape& shape) const { return *gemms_.at(shape); }
   size_t scratch_bytes() const { return scratch_bytes_; }  // enough for any prepared product
 

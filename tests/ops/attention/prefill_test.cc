@@ -202,7 +202,7 @@ TEST(TileGemm, MultipliesPanels) {
       for (int columns : {64, 192}) {
         constexpr int kDepth = 96;
         const TileGemmShape shape{is_bf16, true, rows, columns, kDepth};
-        const TileGemm gemm(shape);
+        const TileGemm gemm(shape, 1);
         std::vector<float> a(static_cast<size_t>(rows * kDepth)), b(static_cast<size_t>(kDepth * columns));
         // Small integers: exact in bf16 and in every sum.
         for (float& x : a) x = static_cast<float>(rng.Below(9)) - 4.0f;
@@ -222,7 +222,7 @@ TEST(TileGemm, MultipliesPanels) {
             put(panel, at, b[static_cast<size_t>(k * columns + n)]);
           }
         auto* aligned = reinterpret_cast<std::byte*>((reinterpret_cast<uintptr_t>(scratch.data()) + 63) / 64 * 64);
-        gemm.Run(packed_a.data(), panel.data(), c.data(), aligned);
+        gemm.Run(0, packed_a.data(), panel.data(), c.data(), aligned);
         for (int r = 0; r < rows; ++r)
           for (int n = 0; n < columns; ++n) {
             float sum = 1.0f;
