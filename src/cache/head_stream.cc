@@ -112,7 +112,6 @@ void HeadStream::MoveLive(size_t from_block, int64_t& to_slot) {
 void HeadStream::MergeBlocks() {
   size_t kept = 0;  // blocks [0, kept) are final, except that kept - 1 may still take a neighbour
   int64_t tail_slots = num_slots_ - (num_blocks() - 1) * kBlockTokens;
-  bool is_tail_packed = false;  // the last kept block was written densely from slot 0
   const size_t count = blocks_.size();
   for (size_t b = 0; b < count; ++b) {
     const int live = LiveIn(b);
@@ -127,7 +126,6 @@ void HeadStream::MergeBlocks() {
       MoveLive(b, to_slot);
       live_masks_[kept - 1] = MaskBits(0, to_slot - base);
       ReleaseBlock(b);
-      is_tail_packed = true;
       continue;
     }
     if (kept != b) {
@@ -139,7 +137,6 @@ void HeadStream::MergeBlocks() {
                   positions_.begin() + static_cast<int64_t>(kept) * kBlockTokens);
     }
     ++kept;
-    is_tail_packed = false;
     if (b + 1 != count) continue;
     // The original last block survived unmerged: its used slots stay as they are.
     num_slots_ = static_cast<int64_t>(kept - 1) * kBlockTokens + tail_slots;
@@ -151,8 +148,8 @@ void HeadStream::MergeBlocks() {
   if (kept == 0) {
     num_slots_ = 0;
   } else {
-    // A packed or formerly inner block is last now; appends go on after its highest live slot.
-    const int top = is_tail_packed ? LiveIn(kept - 1) : 32 - __builtin_clz(live_masks_[kept - 1]);
+    // A folded or formerly inner block is last now; appends go on after its highest live slot.
+    const int top = 32 - __builtin_clz(live_masks_[kept - 1]);
     num_slots_ = static_cast<int64_t>(kept - 1) * kBlockTokens + top;
   }
   positions_.resize(static_cast<size_t>(num_slots_));

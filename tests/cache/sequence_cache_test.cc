@@ -175,6 +175,23 @@ TEST(SequenceCache, AnEvictionInsideAPassAfterAttentionCountsInThatPass) {
   EXPECT_THAT(Broken(tier, {&cache}), IsEmpty());
 }
 
+// A range of slots may contain dead ones: the ledger hears of each entry once, by its own position.
+TEST(SequenceCache, LinesNameThePositionsThatDie) {
+  Context cx(AllBackends()[0], 1);
+  Tier tier(TierKind::kHost);
+  SequenceCache cache(tier, Shape(1, 1));
+  cache.ledger().set_recording(true);
+  ASSERT_TRUE(RunPass(cx, cache, 12).ok());
+  const SlotRange hole{2, 4}, around{0, 8};
+  cache.Evict(0, 0, {&hole, 1});
+  cache.Evict(0, 0, {&around, 1});
+  std::vector<std::pair<int64_t, int64_t>> runs;
+  for (const LedgerLine& line : cache.ledger().lines())
+    if (line.event == LedgerEvent::kEvict) runs.emplace_back(line.first_position, line.num_entries);
+  EXPECT_EQ(runs, (std::vector<std::pair<int64_t, int64_t>>{{2, 2}, {0, 2}, {4, 4}}));
+  EXPECT_THAT(Broken(tier, {&cache}), IsEmpty());
+}
+
 // ---- CheckInvariants must see damage of every kind. ----
 
 // Names a private member: explicit instantiations may ([temp.spec.general]).
