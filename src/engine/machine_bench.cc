@@ -1,0 +1,120 @@
+#include "engine/machine_bench.h"
+
+#include <omp.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <memory>
+#include <vector>
+
+#include "base/half.h"
+#include "ops/linear/gemm.h"
+#include "tensor/context.h"
+
+namespace cachette {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr int64_t kReadBytes = int64_t{1} << 30;  // 1 GiB: several times the largest last-level caches
+constexpr double kSecondsPerMeasure = 0.5;
+constexpr int64_t kGemmM = 512, kGemmN = 1024, kGemmK = 1024;
+
+double SecondsSince(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+// Repeats body for kSecondsPerMeasure, at least twice; the shortest time of one call.
+template <class Body>
+double BestSeconds(const Body& body) {
+  double best = 1e30;
+  const Clock::time_point start = Clock::now();
+  for (int i = 0; i < 2 || SecondsSince(start) < kSecondsPerMeasure; ++i) {
+    const Clock::time_point begin = Clock::now();
+    body();
+    best = std::min(best, SecondsSince(begin));
+  }
+  return best;
+}
+
+// Sum of words, eight independent lanes so that loads, not additions, set the pace.
+uint64_t SumWords(const uint64_t* words, int64_t count) {
+  uint64_t lanes[8] = {};
+  for (int64_t i = 0; i + 8 <= count; i += 8)
+    for (int lane = 0; lane < 8; ++lane) lanes[lane] += words[i + lane];
+  uint64_t sum = 0;
+  for (const uint64_t lane : lanes) sum += lane;
+  return sum;
+}
+
+double MeasureRead(int threads, int64_t num_bytes) {
+  const int64_t words_per_thread = num_bytes / 8 / threads;
+  // Not value-initialised: each thread touches its own part first, so that it lies in its memory node.
+  const std::unique_ptr<uint64_t[]> words(new uint64_t[static_cast<size_t>(words_per_thread * threads)]);
+#pragma omp parallel num_threads(threads)
+  {
+    uint64_t* own = words.get() + omp_get_thread_num() * words_per_thread;
+    std::fill(own, own + words_per_thread, 1);
+  }
+  volatile uint64_t sink = 0;
+  const double seconds = BestSeconds([&] {
+    uint64_t sum = 0;
+#pragma omp parallel num_threads(threads) reduction(+ : sum)
+    sum += SumWords(words.get() + omp_get_thread_num() * words_per_thread, words_per_thread);
+    sink = sum;
+  });
+  return static_cast<double>(words_per_thread * threads * 8) / seconds / 1e9;
+}
+
+double MeasureGemm(ops::GemmCache& cache, int threads, bool is_bf16) {
+  const size_t element_bytes = is_bf16 ? 2 : 4;
+  const ops::GemmOperand operand = cache.Operand(kGemmN, kGemmK, is_bf16);
+  const ops::Gemm& gemm = cache.Get({kGemmM, kGemmN, kGemmK, is_bf16});
+  const auto filled = [&](size_t num_bytes) {  // with ones: what is multiplied must not be denormal
+    std::vector<std::byte> bytes(num_bytes);
+    const float one = 1.0f;
+    const BF16 brain_one(one);
+    const void* value = is_bf16 ? static_cast<const void*>(&brain_one) : &one;
+    for (size_t i = 0; i + element_bytes <= num_bytes; i += element_bytes)
+      std::memcpy(bytes.data() + i, value, element_bytes);
+    return bytes;
+  };
+  struct Operands {
+    std::vector<std::byte> x, w, scratch;
+    std::vector<float> y;
+  };
+  std::vector<Operands> operands;  // of each thread
+  for (int i = 0; i < threads; ++i)
+    operands.push_back({filled(static_cast<size_t>(kGemmM * kGemmK) * element_bytes), filled(operand.num_bytes),
+                        std::vector<std::byte>(gemm.scratch_bytes() + 64), std::vector<float>(kGemmM * kGemmN)});
+  constexpr int kRuns = 4;  // per pass, so that starting the threads does not count
+  const double seconds = BestSeconds([&] {
+#pragma omp parallel num_threads(threads)
+    {
+      Operands& own = operands[static_cast<size_t>(omp_get_thread_num())];
+      const auto address = reinterpret_cast<uintptr_t>(own.scratch.data());
+      std::byte* scratch = own.scratch.data() + (64 - address % 64) % 64;
+      for (int run = 0; run < kRuns; ++run) gemm.Run(own.x.data(), own.w.data(), own.y.data(), scratch);
+    }
+  });
+  return 2.0 * kRuns * threads * static_cast<double>(kGemmM * kGemmN * kGemmK) / seconds / 1e9;
+}
+
+}  // namespace
+
+MachineBench MeasureMachine(int threads) {
+  MachineBench out;
+  out.machine = DescribeMachine();
+  out.threads = threads > 0 ? threads : out.machine.available_cores;
+  omp_set_num_threads(out.threads);
+  out.read_bytes = std::min(kReadBytes, out.machine.available_bytes / 4);
+  out.read_gbps = MeasureRead(out.threads, out.read_bytes);
+  out.gemm_m = kGemmM;
+  out.gemm_n = kGemmN;
+  out.gemm_k = kGemmK;
+  ops::GemmCache cache;
+  out.gemm_f32_gflops = MeasureGemm(cache, out.threads, false);
+  if (cache.SupportsBF16()) out.gemm_bf16_gflops = MeasureGemm(cache, out.threads, true);
+  return out;
+}
+
+}  // namespace cachette

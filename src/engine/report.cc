@@ -1,0 +1,150 @@
+#include "engine/report.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "engine/version.h"
+#include "io/sha256.h"
+
+namespace cachette {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+void AddOptions(const std::vector<OptionInfo>& options, Json& out) {
+  for (const OptionInfo& option : options)
+    std::visit([&](const auto& value) { out[option.name] = value; }, option.value);
+}
+
+// A rate or duration exists once it took time.
+Json OrNull(bool exists, double value) { return exists ? Json(value) : Json(nullptr); }
+
+// The last two digits of a context do not matter to a reader.
+std::string HumanRate(double tokens_per_s) {
+  return tokens_per_s >= 100 ? fmt::format("{:.0f} tokens/s", tokens_per_s)
+                             : fmt::format("{:.1f} tokens/s", tokens_per_s);
+}
+
+std::string FileName(const Engine& engine) {
+  const std::string& path = engine.model_path();
+  return path.starts_with("synthetic:") ? path : std::filesystem::path(path).filename().string();
+}
+
+}  // namespace
+
+std::string HumanBytes(int64_t num_bytes) {
+  constexpr const char* kUnits[] = {"KiB", "MiB", "GiB", "TiB"};
+  if (num_bytes < 1024) return fmt::format("{} B", num_bytes);
+  double value = static_cast<double>(num_bytes) / 1024;
+  size_t unit = 0;
+  for (; value >= 1023.5 && unit + 1 < std::size(kUnits); ++unit) value /= 1024;
+  const int decimals = value < 9.995 ? 2 : value < 99.95 ? 1 : 0;
+  return fmt::format("{:.{}f} {}", value, decimals, kUnits[unit]);
+}
+
+Json OptionsJson(const Engine& engine, const Recipe& recipe, const GenerateOptions& generate) {
+  EngineOptions own = engine.options();
+  own.model = engine.model_path();
+  own.kv_bytes = static_cast<int64_t>(engine.kv_tier().limit_bytes());
+  GenerateOptions generation = generate;
+  std::vector<OptionInfo> list;
+  ListOptions(own, "", list);
+  ListOptions(generation, "", list);
+  Json out = Json::object();
+  AddOptions(list, out);
+  out["lora"] = own.loras;
+  out["recipe"] = recipe.row().name;
+  AddOptions(recipe.Options(), out);
+  return out;
+}
+
+Result<Json> ModelJson(const Engine& engine) {
+  Json out;
+  out["file"] = engine.weights_file().empty() ? engine.model_path() : engine.weights_file();
+  out["sha256"] = nullptr;
+  if (!engine.weights_file().empty()) {
+    CACHETTE_TRY(out["sha256"], RememberedSha256OfFile(engine.weights_file(), UserCacheFolder()));
+  }
+  out["name"] = engine.config().name;
+  out["family"] = engine.config().family;
+  return out;
+}
+
+Json MachineJson(const Machine& machine) {
+  return {{"cpu", machine.cpu},
+          {"available_cores", machine.available_cores},
+          {"memory_bytes", machine.memory_bytes},
+          {"available_bytes", machine.available_bytes}};
+}
+
+Json BuildJson() {
+  return {{"version", kVersion}, {"commit", kCommit}, {"build_type", kBuildType}, {"description", DescribeBuild()}};
+}
+
+Json TiersJson(const Engine& engine) {
+  const Tier& tier = engine.kv_tier();
+  return {
+      {TierName(tier.kind()),
+       {{"bytes_now", tier.owned_bytes()}, {"bytes_peak", tier.peak_bytes()}, {"bytes_limit", tier.limit_bytes()}}}};
+}
+
+Result<Json> ReportJson(const Engine& engine, const Session& session, const GenerateOptions& options,
+                        const RunReport& report) {
+  const Generation& g = report.generation;
+  const bool has_first = !g.tokens.empty();
+  const bool has_second = g.tokens.size() > 1;
+  const Ledger& ledger = session.cache().ledger();
+  Json out;
+  out["text"] = report.text;
+  out["stop"] = StopReasonName(g.stop);
+  out["prompt_tokens"] = g.prompt_tokens;
+  out["generated_tokens"] = g.tokens.size();
+  out["ttft_s"] = OrNull(has_first, g.ttft_seconds);
+  out["tpot_s"] = OrNull(has_second, g.tpot_seconds());
+  out["prefill_tokens_per_s"] = OrNull(g.prompt_tokens > 0, g.prefill_tokens_per_s());
+  out["decode_tokens_per_s"] = OrNull(has_second, g.decode_tokens_per_s());
+  out["startup_s"] = OrNull(has_first && report.startup_seconds > 0, report.startup_seconds);
+  out["footprint"] = ledger.Footprint();
+  out["peak"] = ledger.Peak();
+  out["session_tokens"] = ledger.num_tokens();
+  out["tiers"] = TiersJson(engine);
+  out["peak_resident_bytes"] = PeakResidentBytes();
+  out["recipe"] = session.recipe().row().name;
+  out["options"] = OptionsJson(engine, session.recipe(), options);
+  CACHETTE_TRY(out["model"], ModelJson(engine));
+  out["machine"] = MachineJson(DescribeMachine());
+  out["build"] = BuildJson();
+  return out;
+}
+
+std::string DescribeRun(const Engine& engine, const Recipe& recipe) {
+  std::string options;
+  for (const OptionInfo& option : recipe.Options()) {
+    const std::string value = std::visit([](const auto& v) { return fmt::format("{}", v); }, option.value);
+    options += fmt::format("{}{}={}", options.empty() ? "" : ", ", option.name, value);
+  }
+  return fmt::format("model {}, backend {} with {} thread{}, compute {}, kv {}, recipe {} ({})", FileName(engine),
+                     engine.options().backend, engine.options().threads, engine.options().threads == 1 ? "" : "s",
+                     engine.options().compute, engine.options().kv_dtype, recipe.row().name, options);
+}
+
+std::string SummaryText(const Engine& engine, const Session& session, const Generation& generation) {
+  const Ledger& ledger = session.cache().ledger();
+  std::string text = fmt::format("prompt     {} tokens", generation.prompt_tokens);
+  if (generation.prompt_tokens > 0)
+    text += fmt::format(" in {:.2f} s, {}", generation.prefill_seconds, HumanRate(generation.prefill_tokens_per_s()));
+  text += fmt::format("\ngenerated  {} tokens", generation.tokens.size());
+  if (!generation.tokens.empty()) text += fmt::format(", first after {:.2f} s", generation.ttft_seconds);
+  if (generation.tokens.size() > 1) text += fmt::format(", then {}", HumanRate(generation.decode_tokens_per_s()));
+  text += fmt::format(" (stopped: {})", StopReasonName(generation.stop));
+  const Tier& tier = engine.kv_tier();
+  text += fmt::format("\nKV cache   footprint {:.3f}, peak {:.3f} of the full cache; {} now, {} at most",
+                      ledger.Footprint(), ledger.Peak(), HumanBytes(static_cast<int64_t>(tier.owned_bytes())),
+                      HumanBytes(static_cast<int64_t>(tier.peak_bytes())));
+  return text;
+}
+
+}  // namespace cachette
