@@ -325,8 +325,11 @@ class Prefill {
       const int64_t query = tile_idx * geometry_.tile_queries + r / geometry_.group_size;
       float* to = work.row->out + query * params_.out_stride + r % geometry_.group_size * geometry_.head_dim;
       const float inverse = 1.0f / work.denominator[state + static_cast<size_t>(r)];
-      for (int d = 0; d < geometry_.head_dim; ++d)
-        to[d] = out[(d / kSlabColumns * padded_rows + r) * kSlabColumns + d % kSlabColumns] * inverse;
+      for (int first = 0; first < geometry_.head_dim; first += kSlabColumns) {
+        const float* from = out + (first / kSlabColumns * padded_rows + r) * kSlabColumns;
+        const int count = std::min(kSlabColumns, geometry_.head_dim - first);
+        for (int d = 0; d < count; ++d) to[first + d] = from[d] * inverse;
+      }
     }
   }
 

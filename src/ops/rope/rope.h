@@ -25,15 +25,15 @@ struct RopeConfig {
   float base = 10000.0f;
   RopePairing pairing = RopePairing::kHalves;
   RopeScaling scaling = RopeScaling::kNone;
-  float factor = 1.0f;                  // linear, llama3, yarn, dynamic
-  float low_freq_factor = 1.0f;         // llama3
-  float high_freq_factor = 4.0f;        // llama3
-  int64_t original_context_tokens = 0;  // llama3, yarn, dynamic
-  float beta_fast = 32.0f;              // yarn
-  float beta_slow = 1.0f;               // yarn
-  float attention_factor = 0.0f;        // yarn; 0: derived as 0.1 ln(factor) + 1
-  bool truncate_yarn_range = true;      // yarn: round the correction range to whole dimensions
-  std::vector<float> freq_factors;      // [rotary_dim / 2] divisors from a GGUF rope_freqs tensor, or empty
+  float factor = 1.0f;                   // linear, llama3, yarn, dynamic
+  float low_freq_factor = 1.0f;          // llama3
+  float high_freq_factor = 4.0f;         // llama3
+  int64_t original_context_tokens = 0;   // llama3, yarn, dynamic
+  float beta_fast = 32.0f;               // yarn
+  float beta_slow = 1.0f;                // yarn
+  float attention_factor = 0.0f;         // yarn; 0: derived as 0.1 ln(factor) + 1
+  bool truncate_yarn_range = true;       // yarn: round the correction range to whole dimensions
+  std::vector<float> freq_factors = {};  // [rotary_dim / 2] divisors from a GGUF rope_freqs tensor, or empty
 };
 
 // Frequencies ready to apply: theta_i = position * inv_freq[i]; cos and sin are multiplied by magnitude.

@@ -104,8 +104,8 @@ void ExpectMatchesReference(const Problem& p) {
 class PrefillAttentionTest : public ::testing::TestWithParam<GemmDtype> {};
 
 TEST_P(PrefillAttentionTest, MatchesReferenceForChunkSizes) {
-  for (int64_t num_queries : {1, 2, 15, 16, 17, 31, 64, 67, 130})
-    for (int64_t before : {0, 1, 16, 100, 515})
+  for (int64_t num_queries : {1, 2, 16, 17, 67, 130})
+    for (int64_t before : {0, 1, 16, 515})
       ExpectMatchesReference(MakeProblem({.gemm = GetParam()}, {before}, num_queries));
 }
 
