@@ -84,6 +84,8 @@ TEST_P(ReferenceLogits, FastBackendsMatchInF32) {
       const double tolerance = 3 * reference.noise.int8_activations + 8 * reference.noise.float32 + 4 * merge_noise;
       EXPECT_LT(test::RmsDifference(PrefillLogits(*engine, one, 4096), one.logits), tolerance) << backend.name;
       EXPECT_LT(test::RmsDifference(PrefillLogits(*engine, one, 7), one.logits), tolerance) << backend.name;
+      // Dynamic RoPE depends on the length of the whole prompt, which decoding token by token cannot know.
+      if (engine->config().rope.scaling == ops::RopeScaling::kDynamic) continue;
       EXPECT_LT(test::RmsDifference(DecodeLogits(*engine, one), one.logits), tolerance) << backend.name;
     }
   }
@@ -100,8 +102,8 @@ TEST_P(ReferenceLogits, Bf16ProductsAndF16EntriesStayWithinTheirNoise) {
 }
 
 INSTANTIATE_TEST_SUITE_P(TinyModels, ReferenceLogits, testing::ValuesIn(test::TinyReferenceNames()),
-                         [](const auto& info) {
-                           std::string name = info.param;
+                         [](const auto& param_info) {
+                           std::string name = param_info.param;
                            std::replace_if(
                                name.begin(), name.end(), [](char c) { return !std::isalnum(c); }, '_');
                            return name;
