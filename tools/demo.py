@@ -37,13 +37,13 @@ def first_sentence(text):
 
 def rows(results):
     """The table: a label and one cell per result."""
-    kv = [list(r["tiers"].values())[0] if isinstance(r["tiers"], dict) else r["tiers"][0] for r in results]
+    kv = [next(iter(r["tiers"].values())) for r in results]  # the fast tier, the only one so far
     yield "answer (first sentence)", [first_sentence(r["text"]) for r in results]
     yield "prompt", [f"{r['prompt_tokens']} tokens" for r in results]
     yield "first token after", [f"{r['ttft_s']:.1f} s" for r in results]
     yield "then", [f"{r['decode_tokens_per_s']:.0f} tokens/s" for r in results]
-    yield "KV cache at the end", [mebibytes(tier["bytes"]) for tier in kv]
-    yield "KV cache at its peak", [mebibytes(tier["peak_bytes"]) for tier in kv]
+    yield "KV cache at the end", [mebibytes(tier["bytes_now"]) for tier in kv]
+    yield "KV cache at its peak", [mebibytes(tier["bytes_peak"]) for tier in kv]
     yield "footprint", [f"{100 * r['footprint']:.0f} % of the full cache" for r in results]
 
 

@@ -22,4 +22,4 @@ if [ -z "$known" ]; then
   exit 0
 fi
 # shellcheck disable=SC2086  # file names here have no spaces
-exec run-clang-tidy -quiet -p "$build_dir" -j "$(nproc)" $known
+exec run-clang-tidy-16 -quiet -p "$build_dir" -j "$(nproc)" $known
