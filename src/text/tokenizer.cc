@@ -99,6 +99,12 @@ Result<std::vector<int32_t>> Tokenizer::Encode(std::string_view utf8, EncodeOpti
                 fmt::format("the text has {} bytes, the limit is {}; encode it in parts", utf8.size(), kMaxBytes - 1));
   }
   Session session(utf8.size());
+  if (kind_ == TokenizerKind::kSentencePieceBpe && maps_space_marker_ &&
+      utf8.find(kSpaceMarker) != std::string_view::npos) {
+    std::string& spaced = session.texts.emplace_back();  // a written marker is a space, also to user-defined tokens
+    ReplaceAll(utf8, kSpaceMarker, " ", spaced);
+    utf8 = spaced;
+  }
   if (options.add_special) session.ids = prefix_ids_;
   for (size_t pos = 0; pos < utf8.size();) {
     size_t at = utf8.size();
@@ -119,12 +125,6 @@ Result<std::vector<int32_t>> Tokenizer::Encode(std::string_view utf8, EncodeOpti
 Result<void> Tokenizer::EncodeFragment(std::string_view fragment, bool is_first, Session& session) const {
   const auto keep = [&](std::string text) { return std::string_view(session.texts.emplace_back(std::move(text))); };
   if (normalizes_nfc_ && !IsCertainlyNfc(fragment)) fragment = keep(ToNfc(fragment));
-  if (kind_ == TokenizerKind::kSentencePieceBpe && maps_space_marker_ &&
-      fragment.find(kSpaceMarker) != std::string_view::npos) {
-    std::string spaced;
-    ReplaceAll(fragment, kSpaceMarker, " ", spaced);
-    fragment = keep(std::move(spaced));
-  }
   const bool wants_prefix =
       space_prefix_ == SpacePrefix::kEveryFragment || (space_prefix_ == SpacePrefix::kFirstFragment && is_first);
   if (wants_prefix && !(prefix_only_if_missing_ && fragment.starts_with(' '))) {

@@ -10,8 +10,10 @@
 #include <string>
 #include <vector>
 
+#include "../../fuzz/fuzz_chat_template.cc"
 #include "../../fuzz/fuzz_gguf.cc"
 #include "../../fuzz/fuzz_safetensors.cc"
+#include "../../fuzz/fuzz_tokenizer.cc"
 #include "base/rng.h"
 
 namespace cachette::fuzz {
@@ -22,8 +24,10 @@ struct Target {
   void (*run)(std::span<const std::byte>);
 };
 constexpr Target kTargets[] = {
+    {"chat_template", chat_template::Run},
     {"gguf", gguf::Run},
     {"safetensors", safetensors::Run},
+    {"tokenizer", tokenizer::Run},
 };
 constexpr int kNumMutations = 20'000;  // per target
 

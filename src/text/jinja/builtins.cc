@@ -128,7 +128,7 @@ List SplitWords(std::string_view text, int64_t max_splits) {
     text = Strip(text, nullptr, /*left=*/true, /*right=*/false);
     if (text.empty()) return parts;
     if (static_cast<int64_t>(parts.size()) == max_splits) {
-      parts.push_back(Value::MakeString(std::string(Strip(text, nullptr, false, true))));
+      parts.push_back(Value::MakeString(std::string(text)));
       return parts;
     }
     size_t end = 0;
@@ -679,8 +679,7 @@ Result<Value> MemberOf(const Value& value, std::string_view name) {
     if (name == "first") return Value::MakeBool(loop.index0 == 0);
     if (name == "last") return Value::MakeBool(loop.index0 + 1 == num_items);
     if (name == "length") return integer(num_items);
-    if (name == "depth") return integer(loop.depth0 + 1);
-    if (name == "depth0") return integer(loop.depth0);
+    if (name == "depth" || name == "depth0") return integer(name == "depth");  // counts recursive loops only
     if (name == "previtem")
       return loop.index0 > 0 ? (*loop.items)[loop.index0 - 1] : Value::MakeUndefined("loop.previtem");
     if (name == "nextitem") {

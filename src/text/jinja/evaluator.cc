@@ -170,12 +170,11 @@ class Evaluator {
     }
     if (items.empty()) return RunBody(statement.otherwise, Inside(scope), out);
     const auto shared = std::make_shared<const List>(std::move(items));
-    const Nesting loop_nesting(loop_depth_);
     for (size_t i = 0; i < shared->size(); ++i) {
       CACHETTE_TRY(Step(statement.line));
       const ScopePtr inner = Inside(scope);
       auto loop = std::make_shared<LoopState>();
-      *loop = {.index0 = i, .depth0 = static_cast<size_t>(loop_depth_ - 1), .items = shared};
+      *loop = {.index0 = i, .items = shared};
       inner->variables.Set("loop", Value(Value::Variant(std::move(loop))));
       CACHETTE_TRY(Assign(statement.line, statement.targets, (*shared)[i], *inner));
       CACHETTE_TRY(const Flow flow, RunBody(statement.body, inner, out));
@@ -576,7 +575,6 @@ class Evaluator {
   int64_t steps_ = 0;
   size_t bytes_ = 0;
   int depth_ = 0;
-  int loop_depth_ = 0;
 };
 
 }  // namespace

@@ -46,7 +46,6 @@ struct Function {
 // Attributes of the variable loop.
 struct LoopState {
   size_t index0 = 0;
-  size_t depth0 = 0;
   std::shared_ptr<const List> items;
 };
 
