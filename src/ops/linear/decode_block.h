@@ -96,15 +96,8 @@ inline void LoadBlock(const uint8_t* panel, int64_t block_idx, int half, Block& 
   LoadGroups<L>(block, half, out);
 }
 
-// Byte planes of the next block to fetch early: kBlockBytes from address p.
-template <class L>
-inline void PrefetchBlock(const uint8_t* p) {
-  for (int i = 0; i < L::kBlockBytes; i += 64) _mm_prefetch(reinterpret_cast<const char*>(p + i), _MM_HINT_T0);
-}
-
 // The plain formats: values of k and k + 1 (k even), rows half * kLanes .. + kLanes - 1 of a panel.
 struct F32Weights {
-  static constexpr int kBytes = 4;
   static void Load(const uint8_t* panel, int64_t k, int half, Floats& even, Floats& odd) {
     const auto* p = reinterpret_cast<const float*>(panel) + k * ops::kPanelRows + half * kLanes;
     even = LoadFloats(p);
@@ -112,7 +105,6 @@ struct F32Weights {
   }
 };
 struct F16Weights {
-  static constexpr int kBytes = 2;
   static void Load(const uint8_t* panel, int64_t k, int half, Floats& even, Floats& odd) {
     const uint8_t* p = panel + 2 * (k * ops::kPanelRows + half * kLanes);
     even = LoadHalf(p);
@@ -120,7 +112,6 @@ struct F16Weights {
   }
 };
 struct BF16Weights {
-  static constexpr int kBytes = 2;
   static void Load(const uint8_t* panel, int64_t k, int half, Floats& even, Floats& odd) {
     const Words pairs = LoadWords(panel + 2 * (k * ops::kPanelRows + 2 * half * kLanes));
     even = LowHalves(pairs);

@@ -49,7 +49,6 @@ void UnpackBlocks(const ops::UnpackArgs& a) {
     for (int half = 0; half < kHalves; ++half) {
       auto* column = Column<Out>(a, (panel_idx - a.panel_begin) * ops::kPanelRows + half * kLanes);
       for (int64_t b = 0; b < num_blocks; ++b) {
-        _mm_prefetch(reinterpret_cast<const char*>(panel + b * L::kBlockBytes + 1024), _MM_HINT_T0);
         Block block;
         LoadBlock<L>(panel, b, half, block);
         if constexpr (L::kNumSubScales == 1) block.scale[1] = block.scale[0];
