@@ -8,7 +8,7 @@ launcher := $(if $(shell command -v ccache),-DCMAKE_CXX_COMPILER_LAUNCHER=ccache
 sources   = $(shell git ls-files --cached --others --exclude-standard '*.cc' '*.h' '*.cu' '*.cuh')
 
 .PHONY: help build demo test test-dev test-release test-tsan tsan bench model model-gemma fuzz format format-check tidy \
-        install clean
+        readme install clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -75,6 +75,9 @@ tidy: ## clang-tidy over changed files, or over all of them with FILES=all
 	@tools/setup.sh build test tidy
 	cmake --preset dev $(launcher)
 	tools/tidy.sh build/dev $(FILES)
+
+readme: build ## rewrite the generated tables of README.md
+	@tools/update_readme.py
 
 install: ## program, library, headers, CMake package and pkg-config file to PREFIX
 	@tools/setup.sh build
