@@ -21,7 +21,7 @@ struct RenderOptions {
   bool add_generation_prompt = true;           // end with the opening of the assistant's turn
   std::string bos_token = {}, eos_token = {};  // as text
   std::string variables_json = {};  // more variables as a JSON object, e.g. {"enable_thinking": false, "tools": [...]}
-  std::optional<std::time_t> now = {};   // for strftime_now; absent: the clock
+  std::optional<std::time_t> now = {};  // for strftime_now; absent: the clock
 };
 
 // A parsed template; immutable, cheap to copy, may be rendered by several threads at once.

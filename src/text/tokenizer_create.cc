@@ -28,19 +28,28 @@ constexpr std::array<int16_t, 324> kByteOfCodePoint = [] {
   return table;
 }();
 
-// Appends the bytes a byte-level piece stands for; a piece with a character outside the alphabet stands for itself.
-void AppendByteLevel(std::string_view piece, std::string& out) {
+// Appends the bytes a byte-level piece stands for. False, and nothing appended, when a character is outside the
+// alphabet or the piece is not UTF-8. Runs for every token and both sides of every merge of a vocabulary at start-up.
+bool AppendByteLevel(std::string_view piece, std::string& out) {
   const size_t before = out.size();
-  for (size_t pos = 0; pos < piece.size();) {
-    const uint32_t c = NextCodePoint(piece, pos);
+  out.resize(before + piece.size());
+  char* end = out.data() + before;
+  for (size_t i = 0; i < piece.size(); ++i) {
+    uint32_t c = static_cast<uint8_t>(piece[i]);
+    if (c >= 0x80) {
+      const uint32_t tail = i + 1 < piece.size() ? static_cast<uint8_t>(piece[++i]) : 0;
+      const bool is_pair = c >= 0xc2 && c < 0xe0 && (tail & 0xc0) == 0x80;
+      c = is_pair ? (c & 0x1f) << 6 | (tail & 0x3f) : UINT32_MAX;
+    }
     const int byte = c < kByteOfCodePoint.size() ? kByteOfCodePoint[c] : -1;
     if (byte < 0) {
       out.resize(before);
-      out += piece;
-      return;
+      return false;
     }
-    out += static_cast<char>(byte);
+    *end++ = static_cast<char>(byte);
   }
+  out.resize(static_cast<size_t>(end - out.data()));
+  return true;
 }
 
 void AppendSpaceMarked(std::string_view piece, std::string& out) {
@@ -64,7 +73,7 @@ int ByteOfName(std::string_view piece) {
   return high < 0 || low < 0 ? -1 : high * 16 + low;
 }
 
-// Bytes of a token as they appear in decoded text.
+// Bytes of a token as they appear in decoded text. A byte-level piece outside the alphabet stands for itself.
 void AppendPiece(const TokenizerSpec& spec, std::string_view piece, TokenType type, std::string& out) {
   if (type == TokenType::kByte) {
     if (const int byte = ByteOfName(piece); byte >= 0) {
@@ -72,7 +81,7 @@ void AppendPiece(const TokenizerSpec& spec, std::string_view piece, TokenType ty
       return;
     }
   }
-  if (type == TokenType::kNormal && spec.kind == TokenizerKind::kByteLevelBpe) return AppendByteLevel(piece, out);
+  if (type == TokenType::kNormal && spec.kind == TokenizerKind::kByteLevelBpe && AppendByteLevel(piece, out)) return;
   if (spec.kind == TokenizerKind::kSentencePieceBpe && spec.maps_space_marker && type != TokenType::kControl) {
     return AppendSpaceMarked(piece, out);
   }
@@ -165,16 +174,18 @@ Result<void> Tokenizer::ReadTokens(const TokenizerSpec& spec) {
 Result<void> Tokenizer::ReadMerges(const TokenizerSpec& spec) {
   merges_.Reset(spec.merges.size());
   std::string joined;
+  int32_t joined_id = -1;
   for (size_t rank = 0; rank < spec.merges.size(); ++rank) {
     const auto& [left, right] = spec.merges[rank];
     joined.clear();
-    int32_t left_id = -1, right_id = -1, joined_id = -1;
-    if (FindInvalidUtf8(left) == std::string_view::npos && FindInvalidUtf8(right) == std::string_view::npos) {
-      AppendPiece(spec, left, TokenType::kNormal, joined);
-      const size_t middle = joined.size();
-      AppendPiece(spec, right, TokenType::kNormal, joined);
-      left_id = FindText(std::string_view(joined).substr(0, middle));
-      right_id = FindText(std::string_view(joined).substr(middle));
+    AppendPiece(spec, left, TokenType::kNormal, joined);
+    const size_t middle = joined.size();
+    AppendPiece(spec, right, TokenType::kNormal, joined);
+    const int32_t left_id = FindText(std::string_view(joined).substr(0, middle));
+    const int32_t right_id = FindText(std::string_view(joined).substr(middle));
+    // Vocabularies list what merges give in the merges' order: the next token is nearly always the right one.
+    ++joined_id;
+    if (joined_id >= vocab_size() || TextOf(joined_id) != joined || TypeOf(joined_id) != TokenType::kNormal) {
       joined_id = FindText(joined);
     }
     if (left_id < 0 || right_id < 0 || joined_id < 0) {

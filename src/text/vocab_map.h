@@ -39,12 +39,13 @@ class TextToId {
   // The id stored for text, -1 when none. text_of(id) must be what was inserted.
   template <class TextOf>
   int32_t Find(std::string_view text, const TextOf& text_of) const {
-    return slots_[SlotOf(text, text_of)].id;
+    return slots_[SlotOf(text, static_cast<uint32_t>(HashBytes(text)), text_of)].id;
   }
   // Stores id for text; replaces the id an equal text had.
   template <class TextOf>
   void Insert(std::string_view text, int32_t id, const TextOf& text_of) {
-    slots_[SlotOf(text, text_of)] = {static_cast<uint32_t>(HashBytes(text)), id};
+    const auto hash = static_cast<uint32_t>(HashBytes(text));
+    slots_[SlotOf(text, hash, text_of)] = {hash, id};
   }
 
  private:
@@ -54,8 +55,7 @@ class TextToId {
   };
 
   template <class TextOf>
-  size_t SlotOf(std::string_view text, const TextOf& text_of) const {
-    const auto hash = static_cast<uint32_t>(HashBytes(text));
+  size_t SlotOf(std::string_view text, uint32_t hash, const TextOf& text_of) const {
     const size_t mask = slots_.size() - 1;
     size_t i = hash & mask;
     while (slots_[i].id >= 0 && (slots_[i].hash != hash || text_of(slots_[i].id) != text)) i = (i + 1) & mask;

@@ -305,9 +305,10 @@ class Evaluator {
       return Bad(line, fmt::format("the macro \"{}\" takes {} arguments, not {}", macro.node->name, parameters.size(),
                                    arguments.positional.size()));
     }
-    for (const auto& [name, value] : arguments.named) {
-      if (std::ranges::none_of(parameters, [&](const auto& parameter) { return parameter.first == name; })) {
-        return Bad(line, fmt::format("the macro \"{}\" has no argument \"{}\"", macro.node->name, name));
+    for (const auto& named : arguments.named) {
+      const auto is_it = [&named](const auto& parameter) { return parameter.first == named.first; };
+      if (std::ranges::none_of(parameters, is_it)) {
+        return Bad(line, fmt::format("the macro \"{}\" has no argument \"{}\"", macro.node->name, named.first));
       }
     }
     const ScopePtr scope = Inside(home);
