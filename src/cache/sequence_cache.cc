@@ -12,11 +12,15 @@ SequenceCache::SequenceCache(Tier& tier, const CacheShape& shape)
   for (int i = 0; i < shape.num_layers * shape.num_kv_heads; ++i) streams_.emplace_back(tier, shape.format);
 }
 
-Result<void> SequenceCache::BeginPass(const PassInfo& pass) {
+size_t SequenceCache::BytesToAppend(int64_t num_tokens) const {
   size_t new_bytes = 0;
   for (const HeadStream& stream : streams_)
-    new_bytes += static_cast<size_t>(stream.BlocksToAppend(pass.num_tokens)) * stream.format().block_bytes();
-  CACHETTE_TRY(tier_->CheckRoom(new_bytes));
+    new_bytes += static_cast<size_t>(stream.BlocksToAppend(num_tokens)) * stream.format().block_bytes();
+  return new_bytes;
+}
+
+Result<void> SequenceCache::BeginPass(const PassInfo& pass) {
+  CACHETTE_TRY(tier_->CheckRoom(BytesToAppend(pass.num_tokens)));
   ledger_.BeginPass(pass.first_token, pass.num_tokens);
   pass_positions_.resize(static_cast<size_t>(pass.num_tokens));
   std::iota(pass_positions_.begin(), pass_positions_.end(), static_cast<int32_t>(pass.first_token));

@@ -34,6 +34,9 @@ class SequenceCache {
   // checked against the tier's limit first. Errors: kOutOfMemory; nothing has changed then.
   Result<void> BeginPass(const PassInfo& pass);
   void EndPass();
+  // What BeginPass checks: bytes of the blocks that num_tokens more per stream would allocate now. Sequences that share
+  // a pass are checked together by their sum.
+  size_t BytesToAppend(int64_t num_tokens) const;
 
   // Appends the pass's keys and values [num_tokens][num_kv_heads][head_dim] f32 of one layer (row strides in elements).
   Result<void> Append(Context& cx, int layer, const float* keys, int64_t key_stride, const float* values,

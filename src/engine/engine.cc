@@ -67,11 +67,20 @@ Result<void> Engine::CheckPrompt(const Session& session, std::span<const int32_t
 
 Result<void> Engine::RunPass(std::span<Session* const> sessions, std::span<SequenceInput> inputs, const PassInfo& pass,
                              float* logits) {
+  // All sessions' room is checked before any of them opens its pass: a step that does not fit leaves every session as
+  // it was, less what its recipe evicted.
+  size_t new_bytes = 0;
+  for (Session* session : sessions) {
+    PassInfo own = pass;
+    own.first_token = session->num_tokens();
+    session->recipe_->BeforePass(*cx_, session->cache_, own);
+    new_bytes += session->cache_.BytesToAppend(pass.num_tokens);
+  }
+  CACHETTE_TRY(tier_->CheckRoom(new_bytes));
   for (size_t i = 0; i < sessions.size(); ++i) {
     Session& session = *sessions[i];
     PassInfo own = pass;
     own.first_token = session.num_tokens();
-    session.recipe_->BeforePass(*cx_, session.cache_, own);
     CACHETTE_TRY(session.cache_.BeginPass(own));
     inputs[i].cache = &session.cache_;
     inputs[i].first_position = own.first_token;

@@ -18,17 +18,25 @@ std::byte* ScratchArena::Allocate(size_t num_bytes) {
   num_bytes = (std::max<size_t>(num_bytes, 1) + kAlignment - 1) / kAlignment * kAlignment;
   for (; current_ < slabs_.size(); ++current_) {
     Slab& slab = slabs_[current_];
+    // An idle slab that is too small is replaced, not left behind: requests that grow a little with each step would
+    // otherwise pile up slabs.
+    if (slab.used_bytes == 0 && slab.capacity_bytes < num_bytes) slab = NewSlab(num_bytes + num_bytes / 4);
     if (slab.capacity_bytes - slab.used_bytes >= num_bytes) {
       std::byte* p = slab.memory.get() + slab.used_bytes;
       slab.used_bytes += num_bytes;
       return p;
     }
   }
-  const size_t capacity = std::max(num_bytes, kMinSlabBytes);
+  slabs_.push_back(NewSlab(num_bytes));
+  slabs_.back().used_bytes = num_bytes;
+  return slabs_.back().memory.get();
+}
+
+ScratchArena::Slab ScratchArena::NewSlab(size_t num_bytes) {
+  const size_t capacity = (std::max(num_bytes, kMinSlabBytes) + kAlignment - 1) / kAlignment * kAlignment;
   auto* memory = static_cast<std::byte*>(std::aligned_alloc(kAlignment, capacity));
   if (memory == nullptr) throw std::bad_alloc();
-  slabs_.push_back({std::unique_ptr<std::byte[], FreeDeleter>(memory), capacity, num_bytes});
-  return memory;
+  return {std::unique_ptr<std::byte[], FreeDeleter>(memory), capacity, 0};
 }
 
 size_t ScratchArena::capacity_bytes() const {

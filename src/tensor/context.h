@@ -35,6 +35,8 @@ class ScratchArena {
     size_t capacity_bytes = 0;
     size_t used_bytes = 0;
   };
+  static Slab NewSlab(size_t num_bytes);
+
   std::vector<Slab> slabs_;
   size_t current_ = 0;  // slab in use
 };

@@ -169,6 +169,24 @@ TEST_F(Induction, TooLittleKvMemoryIsOneSentenceAndLeavesTheTierEmpty) {
   EXPECT_EQ(engine->kv_tier().owned_bytes(), 0u);
 }
 
+TEST_F(Induction, ABatchThatDoesNotFitLeavesItsSessionsUsable) {
+  // Room for one more block per stream of one session, not of two: both have just filled theirs.
+  const auto block_bytes = static_cast<int64_t>(ops::KvFormat{Dtype::kF16, 128}.block_bytes());
+  const int64_t streams = test::kInductionLayers * test::kInductionKvHeads;
+  const auto engine = Load("auto", "f16", 3 * streams * block_bytes);
+  std::unique_ptr<Session> sessions[] = {NewSession(*engine, "full"), NewSession(*engine, "full")};
+  Session* const both[] = {sessions[0].get(), sessions[1].get()};
+  const std::vector<int32_t> prompt(16, 1), next(2, 1);
+  for (Session* session : both) ASSERT_TRUE(engine->Prefill(*session, prompt, 16, nullptr).ok());
+  const auto step = engine->DecodeStep(both, next, nullptr);
+  ASSERT_FALSE(step.ok());
+  EXPECT_EQ(step.failure().error, Error::kOutOfMemory);
+  const SequenceCache* const caches[] = {&both[0]->cache(), &both[1]->cache()};
+  EXPECT_EQ(CheckInvariants(engine->kv_tier(), caches), std::vector<std::string>());
+  EXPECT_EQ(both[0]->num_tokens(), 16);
+  EXPECT_TRUE(engine->DecodeStep(std::span(both).first(1), std::span(next).first(1), nullptr).ok());
+}
+
 TEST_F(Induction, BadPromptsAreRefused) {
   const auto engine = Load();
   const auto session = NewSession(*engine, "full");

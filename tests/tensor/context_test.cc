@@ -101,5 +101,15 @@ TEST(Context, CachedKeepsOneObjectPerType) {
   EXPECT_EQ(other.Cached<Counter>().value, 0);
 }
 
+TEST(ScratchArena, RequestsThatGrowWithEachStepDoNotPileUp) {
+  ScratchArena arena;
+  const size_t last = 8u << 20;
+  for (size_t bytes = 2u << 20; bytes <= last; bytes += 64u << 10) {
+    const ScratchScope scope(arena);
+    arena.Allocate(bytes);
+  }
+  EXPECT_LE(arena.capacity_bytes(), last + last / 2);
+}
+
 }  // namespace
 }  // namespace cachette
