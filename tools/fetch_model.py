@@ -11,6 +11,7 @@ complete, so an interrupted run goes on with the part it was at; the model appea
 import hashlib
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -88,6 +89,15 @@ def python_with_pip():
     raise FetchError("pip is missing: install the Debian package python3-pip")
 
 
+def reason_of(pip_errors):
+    """One line of what pip says; a failed connection stands in its warnings, its last line only says "not found"."""
+    broken = re.search(r"connection broken by (.*)", pip_errors)
+    if broken:
+        return f"connection failed ({broken[1][:300]}); check the network and the machine's certificates"
+    lines = pip_errors.strip().splitlines() or ["no message"]
+    return lines[-1].removeprefix("ERROR: ")
+
+
 def download_wheel(python, requirement, folder):
     """Path of the whole wheel of `requirement` in `folder`; pip has checked it against the index when it was downloaded."""
     package, version = requirement.split("==")
@@ -107,9 +117,7 @@ def download_wheel(python, requirement, folder):
         text=True,
     )
     if result.returncode != 0:
-        lines = [line for line in result.stderr.splitlines() if line.startswith("ERROR")] or result.stderr.splitlines()
-        reason = lines[-1].removeprefix("ERROR: ") if lines else f"exit code {result.returncode}"
-        raise FetchError(f"pip could not download {requirement} ({reason}); is the network there?")
+        raise FetchError(f"pip could not download {requirement}: {reason_of(result.stderr)}")
     for wheel in partial.glob(pattern):
         return wheel.rename(folder / wheel.name)
     raise FetchError(f"pip downloaded {requirement} but left no file {pattern}")
