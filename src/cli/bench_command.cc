@@ -54,15 +54,16 @@ Result<int> BenchLlm(const LlmArguments& arguments) {
   CACHETTE_TRY(const std::unique_ptr<Engine> engine, Engine::Load(arguments.engine));
   CACHETTE_TRY(const std::shared_ptr<const Recipe> recipe,
                engine->MakeRecipe(arguments.recipe.name, arguments.recipe.options));
-  if (!arguments.is_json) {
-    fmt::print(stderr, "cachette: {}\n", DescribeRun(*engine, *recipe));
-    fmt::print("{:<16}{:>12}{:>12}{:>12}{:>6}\n", "test", "tokens/s", "min", "max", "runs");
-  }
+  if (!arguments.is_json) fmt::print(stderr, "cachette: {}\n", DescribeRun(*engine, *recipe));
+  bool has_header = false;
   const std::atomic<bool>& cancel = WatchInterrupt();
   const Result<std::vector<LlmBenchTest>> tests = RunLlmBench(
       *engine, recipe, arguments.prompt_tokens, arguments.depths, arguments.bench,
       [&](const LlmBenchTest& test) {
-        if (!arguments.is_json) PrintTest(test);
+        if (arguments.is_json) return;
+        if (!has_header) fmt::print("{:<16}{:>12}{:>12}{:>12}{:>6}\n", "test", "tokens/s", "min", "max", "runs");
+        has_header = true;
+        PrintTest(test);
       },
       &cancel);
   if (!tests.ok()) {

@@ -248,7 +248,7 @@ TEST(Run, RefusesBadInput) {
       {{"-p", "x", "--prefill-chunk", "0"}, "prefill_chunk is 0"},
       {{"-p", "x", "--temperature", "-1"}, "temperature is -1"},
       {{"-p", "x", "--rope-scale", "0.5"}, "rope_scale is 0.5"},
-      {{"-p", std::string(40000, 'x')}, "--rope-scale 1.4"},
+      {{"-p", std::string(40000, 'x')}, "--rope-scale 1.3"},
       {{"-p", "x", "--system", "be brief"}, "--system needs a chat template"},
       {{"-p", "x", "--lora", folder / "no.safetensors"}, "no.safetensors"},
       {{"--chat", "-"}, "--chat reads your messages from standard input"},
@@ -385,18 +385,25 @@ TEST(Run, SuggestsTheNearestOption) {
   ExpectComplaint(RunCachette({}), 2, "a command is missing");
 }
 
-// The default model, as it is found and used with no option.
 TEST(RunRealModel, AnswersAndNamesItsFile) {
-  const ProcessResult result = RunCachette({"run", "-p", "What is the capital of France?", "-n", "12", "--json",
+  const ProcessResult result = RunCachette({"run", "--raw", "-p", "The capital of France is", "-n", "3", "--json",
                                             "--model", CACHETTE_MODELS_DIR "/SmolLM2-135M-Instruct.Q4_1.gguf"});
   ASSERT_EQ(result.exit_code, 0) << result.err;
   const json out = json::parse(result.out);
-  EXPECT_THAT(out["text"].get<std::string>(), HasSubstr("Paris"));
-  EXPECT_EQ(out["stop"], "end_token");
+  EXPECT_THAT(out["text"].get<std::string>(), HasSubstr(" Paris."));
   EXPECT_EQ(out["model"]["sha256"], "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53");
   // Resident: weights file + KV + 150 MiB.
   EXPECT_LE(out["peak_resident_bytes"],
             98 * 1048576 + out["tiers"]["host"]["bytes_peak"].get<int64_t>() + 150 * 1048576);
+}
+
+TEST(RunRealModel, StopsAtTheEndOfItsTurn) {
+  const ProcessResult result = RunCachette({"run", "-p", "Say hello.", "-n", "400", "--json", "--model",
+                                            CACHETTE_MODELS_DIR "/SmolLM2-135M-Instruct.Q4_1.gguf"});
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  const json out = json::parse(result.out);
+  EXPECT_EQ(out["stop"], "end_token");
+  EXPECT_THAT(out["text"].get<std::string>(), Not(HasSubstr("<|im_end|>")));
 }
 
 TEST(RunRealModel, ChatPrefillsOnlyTheNewTurn) {
