@@ -3,7 +3,7 @@
 
 Usage: bench_beside_peer.py --peer PATH/llama-bench --model FILE [--threads 2] [--rounds 5] [--out docs/results/NAME]
 
-Each round runs both programs once per test, one after the other, so both meet the same weather on a shared machine.
+Each round runs both programs on every test, one after the other, so both meet the same weather on a shared machine.
 Prints a Markdown table of medians and ratios; with --out also writes NAME.md and NAME.json (every sample). Python 3.9, stdlib.
 """
 import argparse
@@ -15,9 +15,10 @@ import statistics
 import subprocess
 import sys
 
-PREFILL = [512, 4096]
-DEPTHS = [0, 4096, 8000]
 DECODE_TOKENS = 32
+# (prompt lengths, decode depths, repetitions within a process). A decode test at depth 0 is over in 0.2 s, so it repeats; a
+# deep one pays a prefill for each repetition. Every row is one process of each program, one after the other.
+TESTS = [([512, 4096], [], 1), ([], [0], 5), ([], [4096, 8000], 1)]
 
 
 def run(command):
@@ -27,20 +28,22 @@ def run(command):
     return done.stdout
 
 
-def peer_samples(args, samples):
-    common = [args.peer, "-m", args.model, "-t", str(args.threads), "-fa", "1", "-r", "1", "-o", "json"]
-    for command in (common + ["-p", ",".join(map(str, PREFILL)), "-n", "0"],
-                    common + ["-p", "0", "-n", str(DECODE_TOKENS), "-d", ",".join(map(str, DEPTHS))]):
-        for row in json.loads(run(command)):
-            name = f"pp{row['n_prompt']}" if row["n_prompt"] else f"tg{row['n_gen']}@d{row['n_depth']}"
-            samples.setdefault(name, []).append(row["avg_ts"])
+def listed(numbers):
+    return ",".join(map(str, numbers)) or "0"
 
 
-def own_samples(args, samples):
-    command = [args.cachette, "bench", "llm", "-m", args.model, "-t", str(args.threads), "-r", "1", "--json",
-               "-p", ",".join(map(str, PREFILL)), "-n", str(DECODE_TOKENS), "-d", ",".join(map(str, DEPTHS))]
-    command += args.own
+def peer_samples(args, prompts, depths, repetitions, samples):
+    command = [args.peer, "-m", args.model, "-t", str(args.threads), "-fa", "1", "-r", str(repetitions), "-o", "json",
+               "-p", listed(prompts), "-n", str(DECODE_TOKENS) if depths else "0", "-d", listed(depths)]
     for row in json.loads(run(command)):
+        name = f"pp{row['n_prompt']}" if row["n_prompt"] else f"tg{row['n_gen']}@d{row['n_depth']}"
+        samples.setdefault(name, []).append(statistics.median(row["samples_ts"]))
+
+
+def own_samples(args, prompts, depths, repetitions, samples):
+    command = [args.cachette, "bench", "llm", "-m", args.model, "-t", str(args.threads), "-r", str(repetitions), "--json",
+               "-p", listed(prompts), "-n", str(DECODE_TOKENS) if depths else "0", "-d", listed(depths)]
+    for row in json.loads(run(command + args.own)):
         samples.setdefault(row["test"], []).append(row["tokens_per_s"])
 
 
@@ -65,8 +68,9 @@ def main():
     own, peer = {}, {}
     for i in range(args.rounds):
         print(f"round {i + 1} of {args.rounds}", file=sys.stderr)
-        own_samples(args, own)
-        peer_samples(args, peer)
+        for test in TESTS:
+            own_samples(args, *test, own)
+            peer_samples(args, *test, peer)
     lines = [f"{cpu_name()}, {args.threads} threads, {datetime.date.today()}; median of {args.rounds} alternating runs,"
              f" tokens/s (min to max). Peer: {args.peer_name}.", "",
              "| test | cachette | peer | ratio of medians |", "| --- | --- | --- | --- |"]
