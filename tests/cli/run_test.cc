@@ -306,7 +306,7 @@ TEST(Run, RopeScaleStretchesTheContext) {
 
 TEST(Run, InterruptPrintsPartialJsonAndExits130) {
   ProcessOptions interrupt;
-  interrupt.interrupt_after_ms = 150;
+  interrupt.interrupt_after_ms = 300;
   const ProcessResult result = RunCachette(RunArguments({"-p", "x", "--ignore-eos", "-n", "100000000", "--recipe",
                                                          "streaming", "--positions", "cache", "--json"}),
                                            interrupt);
