@@ -30,8 +30,15 @@ void Ledger::BeginPass(int64_t first_token, int64_t num_tokens) {
 }
 
 void Ledger::EndPass() {
-  CACHETTE_CHECK(transient_ == 0 && (pass_transient_ == 0 || num_tokens_ > pass_begin_));
-  // The pass's last token sees the most: all that the pass wrote, and all that it evicted only after reading.
+  CACHETTE_CHECK(transient_ == 0);
+  if (num_tokens_ > pass_begin_) ChargePass();
+  evicted_after_read_ = 0;
+  pass_transient_ = 0;
+  pass_begin_ = num_tokens_;
+}
+
+// The pass's last token sees the most: all that the pass wrote, and all that it evicted only after reading.
+void Ledger::ChargePass() {
   const int64_t pass_peak = total_live_ + evicted_after_read_;
   peak_entries_ = std::max(peak_entries_, pass_peak);
   transient_peak_entries_ = std::max(transient_peak_entries_, pass_peak + pass_transient_);
@@ -40,17 +47,12 @@ void Ledger::EndPass() {
     account.metadata_area += (num_tokens_ - pass_begin_) * account.pass_metadata;
     account.read_in_pass = 0;
   }
-  if (is_recording_) {
-    if (pass_transient_ > 0) lines_.push_back({LedgerEvent::kTransient, -1, 0, pass_transient_, num_tokens_ - 1, 0});
-    const int64_t metadata = Account(tier_).pass_metadata;
-    if (metadata != recorded_metadata_ && num_tokens_ > pass_begin_) {
-      lines_.push_back({LedgerEvent::kMetadata, -1, 0, 0, pass_begin_, metadata});
-      recorded_metadata_ = metadata;
-    }
+  if (!is_recording_) return;
+  if (pass_transient_ > 0) lines_.push_back({LedgerEvent::kTransient, -1, 0, pass_transient_, num_tokens_ - 1, 0});
+  if (const int64_t metadata = Account(tier_).pass_metadata; metadata != recorded_metadata_) {
+    lines_.push_back({LedgerEvent::kMetadata, -1, 0, 0, pass_begin_, metadata});
+    recorded_metadata_ = metadata;
   }
-  evicted_after_read_ = 0;
-  pass_transient_ = 0;
-  pass_begin_ = num_tokens_;
 }
 
 void Ledger::Append(int stream, int64_t first_position, int64_t num_entries, int64_t entry_bytes) {
@@ -87,6 +89,7 @@ void Ledger::Rewrite(int stream, int64_t first_position, int64_t num_entries, in
                      EvictTime time) {
   const int64_t step = StepOf(time);
   CACHETTE_CHECK(live_[static_cast<size_t>(stream)] >= num_entries && first_position + num_entries - 1 <= step);
+  CACHETTE_CHECK(num_entries == 0 || (old_bytes % num_entries == 0 && new_bytes % num_entries == 0));
   ByteAccount& account = Account(tier_);
   if (step > pass_begin_) account.read_in_pass += old_bytes - new_bytes;
   account.live += new_bytes - old_bytes;
@@ -97,7 +100,7 @@ void Ledger::Rewrite(int stream, int64_t first_position, int64_t num_entries, in
 
 void Ledger::Transient(int64_t num_entries) {
   transient_ += num_entries;
-  CACHETTE_CHECK(transient_ >= 0);
+  CACHETTE_CHECK(transient_ >= 0 && num_tokens_ > pass_begin_);
   pass_transient_ = std::max(pass_transient_, transient_);
 }
 
@@ -138,6 +141,7 @@ double Ledger::BytePeak(TierKind tier, int64_t full_entry_bytes) const {
 }
 
 void Ledger::Record(const LedgerLine& line) {
+  if (line.num_entries == 0) return;
   int64_t& last_idx = last_lines_[static_cast<size_t>(line.stream)][static_cast<size_t>(line.event)];
   if (last_idx >= 0) {
     LedgerLine& last = lines_[static_cast<size_t>(last_idx)];

@@ -17,7 +17,8 @@
 
 namespace cachette {
 
-enum class LedgerEvent : uint8_t { kAppend, kEvict, kRewrite, kTransient, kMetadata };
+// Of one entry at one step, in this order.
+enum class LedgerEvent : uint8_t { kAppend, kRewrite, kEvict, kTransient, kMetadata };
 const char* LedgerEventName(LedgerEvent event);
 
 // Did the attention of the pass under way still read the evicted entries? It decides the step they die at. The same
@@ -63,11 +64,13 @@ class Ledger {
   void Evict(int stream, int64_t first_position, int64_t num_entries, int64_t entry_bytes,
              EvictTime time = EvictTime::kBeforeAttention);
   // The entries live on in other bytes: old_bytes of all of them become new_bytes at the step where an eviction at this
-  // time would kill them, and with the same restriction. Entries, area and peak are as before.
+  // time would kill them, and with the same restriction. Each takes a whole number of bytes, the same for all of them.
+  // Entries, area and peak are as before.
   void Rewrite(int stream, int64_t first_position, int64_t num_entries, int64_t old_bytes, int64_t new_bytes,
                EvictTime time = EvictTime::kBeforeAttention);
   // num_entries more (negative: fewer) entries, of whichever streams, that only help the pass under way: patch queries,
-  // probes, rejected drafts. They have no step of their own and are gone before EndPass.
+  // probes, rejected drafts. They have no step of their own and are gone before EndPass. Only in a pass that writes
+  // tokens.
   void Transient(int64_t num_entries);
   // What the sequence holds besides its entries from now on: score slots, digests, indexes. A pass is charged the most
   // that it held, at all of its steps.
@@ -96,6 +99,7 @@ class Ledger {
   // The same of bytes, beside a full cache whose entries take full_entry_bytes (2 x head_dim x 2 in 16 bit).
   double ByteFootprint(TierKind tier, int64_t full_entry_bytes) const;
   double BytePeak(TierKind tier, int64_t full_entry_bytes) const;
+  // In order for each stream and event; an eviction may stand before a rewrite of the same step.
   const std::vector<LedgerLine>& lines() const { return lines_; }
 
  private:
@@ -116,6 +120,7 @@ class Ledger {
   const ByteAccount& Account(TierKind tier) const { return accounts_[static_cast<size_t>(tier)]; }
   int64_t StepOf(EvictTime time) const { return time == EvictTime::kAfterAttention ? num_tokens_ : pass_begin_; }
   double OverFullPeak(int64_t num_entries) const;
+  void ChargePass();
   void Record(const LedgerLine& line);
 
   std::vector<int64_t> live_;  // [num_streams]
