@@ -21,10 +21,12 @@ uint16_t MaskBits(int64_t begin, int64_t end) { return static_cast<uint16_t>(((1
 HeadStream::HeadStream(HeadStream&& other) noexcept
     : tier_(other.tier_),
       format_(other.format_),
+      has_scores_(other.has_scores_),
       blocks_(std::exchange(other.blocks_, {})),
       block_ids_(std::exchange(other.block_ids_, {})),
       live_masks_(std::exchange(other.live_masks_, {})),
       positions_(std::exchange(other.positions_, {})),
+      scores_(std::exchange(other.scores_, {})),
       num_slots_(std::exchange(other.num_slots_, 0)),
       num_live_(std::exchange(other.num_live_, 0)) {}
 
@@ -55,7 +57,7 @@ Result<int64_t> HeadStream::Append(std::span<const int32_t> positions) {
   }
   const int64_t first = num_slots_;
   positions_.insert(positions_.end(), positions.begin(), positions.end());
-  num_slots_ += count;
+  ResizeSlots(num_slots_ + count);
   num_live_ += count;
   for (int64_t slot = first; slot < num_slots_;) {
     const int64_t block = slot / kBlockTokens;
@@ -86,6 +88,25 @@ void HeadStream::Evict(std::span<const SlotRange> ranges) {
   if (num_slots_ - num_live_ > kBlockTokens) Rewrite();
 }
 
+void HeadStream::RemoveLast(int64_t num_slots) {
+  CACHETTE_CHECK(num_slots >= 0 && num_slots <= num_slots_);
+  const int64_t end = num_slots_ - num_slots;
+  const auto kept = static_cast<size_t>(BlocksFor(end));
+  for (size_t b = kept; b < blocks_.size(); ++b) ReleaseBlock(b);
+  TruncateBlocks(kept);
+  if (const int64_t in_last = end % kBlockTokens; in_last != 0)
+    live_masks_.back() = static_cast<uint16_t>(live_masks_.back() & MaskBits(0, in_last));
+  num_live_ -= num_slots;
+  ResizeSlots(end);
+}
+
+// Slots beyond the old end are new; positions_ may already hold theirs.
+void HeadStream::ResizeSlots(int64_t num_slots) {
+  num_slots_ = num_slots;
+  positions_.resize(static_cast<size_t>(num_slots));
+  if (has_scores_) scores_.resize(static_cast<size_t>(num_slots));
+}
+
 void HeadStream::ReleaseBlock(size_t block) { tier_->Release(format_.block_bytes(), block_ids_[block]); }
 
 void HeadStream::TruncateBlocks(size_t num_blocks) {
@@ -102,6 +123,7 @@ void HeadStream::MoveLive(size_t from_block, int64_t& to_slot) {
     if (from_slot != to_slot) {
       ops::CopyEntry(format_, blocks_.data(), from_slot, blocks_.data(), to_slot);
       positions_[static_cast<size_t>(to_slot)] = positions_[static_cast<size_t>(from_slot)];
+      if (has_scores_) scores_[static_cast<size_t>(to_slot)] = scores_[static_cast<size_t>(from_slot)];
     }
     ++to_slot;
   }
@@ -132,38 +154,33 @@ void HeadStream::MergeBlocks() {
       blocks_[kept] = blocks_[b];
       block_ids_[kept] = block_ids_[b];
       live_masks_[kept] = live_masks_[b];
-      std::copy_n(positions_.begin() + static_cast<int64_t>(b) * kBlockTokens,
-                  b + 1 == count ? tail_slots : kBlockTokens,
-                  positions_.begin() + static_cast<int64_t>(kept) * kBlockTokens);
+      const auto from = static_cast<int64_t>(b) * kBlockTokens, to = static_cast<int64_t>(kept) * kBlockTokens;
+      const int64_t num_moved = b + 1 == count ? tail_slots : kBlockTokens;
+      std::copy_n(positions_.begin() + from, num_moved, positions_.begin() + to);
+      if (has_scores_) std::copy_n(scores_.begin() + from, num_moved, scores_.begin() + to);
     }
     ++kept;
     if (b + 1 != count) continue;
     // The original last block survived unmerged: its used slots stay as they are.
-    num_slots_ = static_cast<int64_t>(kept - 1) * kBlockTokens + tail_slots;
     TruncateBlocks(kept);
-    positions_.resize(static_cast<size_t>(num_slots_));
+    ResizeSlots(static_cast<int64_t>(kept - 1) * kBlockTokens + tail_slots);
     return;
   }
   TruncateBlocks(kept);
-  if (kept == 0) {
-    num_slots_ = 0;
-  } else {
-    // A folded or formerly inner block is last now; appends go on after its highest live slot.
-    const int top = 32 - __builtin_clz(live_masks_[kept - 1]);
-    num_slots_ = static_cast<int64_t>(kept - 1) * kBlockTokens + top;
-  }
-  positions_.resize(static_cast<size_t>(num_slots_));
+  if (kept == 0) return ResizeSlots(0);
+  // A folded or formerly inner block is last now; appends go on after its highest live slot.
+  const int top = 32 - __builtin_clz(live_masks_[kept - 1]);
+  ResizeSlots(static_cast<int64_t>(kept - 1) * kBlockTokens + top);
 }
 
 void HeadStream::Rewrite() {
   int64_t to_slot = 0;
   for (size_t b = 0; b < blocks_.size(); ++b) MoveLive(b, to_slot);
   CACHETTE_CHECK(to_slot == num_live_);
-  num_slots_ = num_live_;
-  const auto kept = static_cast<size_t>(BlocksFor(num_slots_));
+  const auto kept = static_cast<size_t>(BlocksFor(num_live_));
   for (size_t b = kept; b < blocks_.size(); ++b) ReleaseBlock(b);
   TruncateBlocks(kept);
-  positions_.resize(static_cast<size_t>(num_slots_));
+  ResizeSlots(num_live_);
   for (size_t b = 0; b < kept; ++b)
     live_masks_[b] = MaskBits(0, std::min<int64_t>(kBlockTokens, num_slots_ - static_cast<int64_t>(b) * kBlockTokens));
 }

@@ -22,7 +22,9 @@ struct SlotRange {
 // So it never holds more than one block beyond what its live entries need, and freed memory really returns.
 class HeadStream {
  public:
-  HeadStream(Tier& tier, ops::KvFormat format) : tier_(&tier), format_(format) {}
+  // has_scores: every entry carries one float that a recipe reads and writes and the stream moves along with it.
+  HeadStream(Tier& tier, ops::KvFormat format, bool has_scores = false)
+      : tier_(&tier), format_(format), has_scores_(has_scores) {}
   ~HeadStream();
   HeadStream(HeadStream&&) noexcept;
   HeadStream& operator=(HeadStream&&) = delete;
@@ -33,6 +35,9 @@ class HeadStream {
 
   // Evicts the live slots of sorted, disjoint ranges. Slot numbers are invalid afterwards.
   void Evict(std::span<const SlotRange> ranges);
+
+  // Takes back the last num_slots appended slots, none of which was evicted since; the slots before keep their numbers.
+  void RemoveLast(int64_t num_slots);
 
   // The slot of the rank-th live entry (0 = oldest); num_slots() for rank == num_live().
   int64_t SlotOfRank(int64_t rank) const;
@@ -47,6 +52,8 @@ class HeadStream {
   int64_t num_slots() const { return num_slots_; }
   int64_t num_live() const { return num_live_; }
   std::span<const int32_t> positions() const { return positions_; }  // [num_slots]
+  std::span<float> scores() { return scores_; }  // [num_slots], new ones 0; empty without has_scores
+  std::span<const float> scores() const { return scores_; }
   std::span<const uint32_t> block_ids() const { return block_ids_; }
   std::span<const uint16_t> live_masks() const { return live_masks_; }
 
@@ -60,13 +67,16 @@ class HeadStream {
   void Rewrite();
   void MoveLive(size_t from_block, int64_t& to_slot);
   void TruncateBlocks(size_t num_blocks);
+  void ResizeSlots(int64_t num_slots);
 
   Tier* tier_;
   ops::KvFormat format_;
+  bool has_scores_;
   std::vector<std::byte*> blocks_;
   std::vector<uint32_t> block_ids_;
   std::vector<uint16_t> live_masks_;
   std::vector<int32_t> positions_;
+  std::vector<float> scores_;
   int64_t num_slots_ = 0;
   int64_t num_live_ = 0;
 };

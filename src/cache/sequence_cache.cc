@@ -9,7 +9,7 @@ namespace cachette {
 SequenceCache::SequenceCache(Tier& tier, const CacheShape& shape)
     : tier_(&tier), shape_(shape), ledger_(shape.num_layers * shape.num_kv_heads) {
   streams_.reserve(static_cast<size_t>(shape.num_layers * shape.num_kv_heads));
-  for (int i = 0; i < shape.num_layers * shape.num_kv_heads; ++i) streams_.emplace_back(tier, shape.format);
+  for (int i = 0; i < shape.num_layers * shape.num_kv_heads; ++i) streams_.emplace_back(tier, shape.format, shape.has_scores);
 }
 
 size_t SequenceCache::BytesToAppend(int64_t num_tokens) const {
@@ -20,9 +20,10 @@ size_t SequenceCache::BytesToAppend(int64_t num_tokens) const {
 }
 
 Result<void> SequenceCache::BeginPass(const PassInfo& pass) {
-  CACHETTE_TRY(tier_->CheckRoom(BytesToAppend(pass.num_tokens)));
+  CACHETTE_TRY(tier_->CheckRoom(BytesToAppend(pass.num_tokens + pass.num_transient)));
   ledger_.BeginPass(pass.first_token, pass.num_tokens);
-  pass_positions_.resize(static_cast<size_t>(pass.num_tokens));
+  num_transient_ = pass.num_transient;
+  pass_positions_.resize(static_cast<size_t>(pass.num_tokens + pass.num_transient));
   std::iota(pass_positions_.begin(), pass_positions_.end(), static_cast<int32_t>(pass.first_token));
   return Ok();
 }
@@ -38,9 +39,10 @@ Result<void> SequenceCache::Append(Context& cx, int layer, const float* keys, in
   for (int head = 0; head < shape_.num_kv_heads; ++head) {
     HeadStream& stream = streams_[StreamIdx(layer, head)];
     CACHETTE_TRY(first_slots[static_cast<size_t>(head)], stream.Append(pass_positions_));
-    ledger_.Append(static_cast<int>(StreamIdx(layer, head)), pass_positions_.front(), num_tokens,
+    ledger_.Append(static_cast<int>(StreamIdx(layer, head)), pass_positions_.front(), num_tokens - num_transient_,
                    static_cast<int64_t>(stream.format().entry_bytes()));
   }
+  if (num_transient_ > 0) ledger_.Transient(num_transient_ * shape_.num_kv_heads);
   const auto store = [&](int64_t head) {
     const HeadStream& stream = streams_[StreamIdx(layer, static_cast<int>(head))];
     ops::StoreEntries(stream.format(), stream.blocks(), first_slots[static_cast<size_t>(head)], keys + head * head_dim,
@@ -52,6 +54,12 @@ Result<void> SequenceCache::Append(Context& cx, int layer, const float* keys, in
     cx.ParallelFor(shape_.num_kv_heads, store);
   }
   return Ok();
+}
+
+void SequenceCache::RemoveTransient(int layer) {
+  if (num_transient_ == 0) return;
+  for (int head = 0; head < shape_.num_kv_heads; ++head) streams_[StreamIdx(layer, head)].RemoveLast(num_transient_);
+  ledger_.Transient(-num_transient_ * shape_.num_kv_heads);
 }
 
 void SequenceCache::Evict(int layer, int kv_head, std::span<const SlotRange> ranges, EvictTime time) {

@@ -24,27 +24,34 @@ struct CacheShape {
   int num_kv_heads = 0;
   ops::KvFormat format;
   RopePositions rope_positions = RopePositions::kOriginal;
+  bool has_scores = false;  // every entry carries a float of the recipe
 };
 
 class SequenceCache {
  public:
   SequenceCache(Tier& tier, const CacheShape& shape);
 
-  // Opens a pass: from here to EndPass every stream takes pass.num_tokens appended entries. Blocks for all of them are
-  // checked against the tier's limit first. Errors: kOutOfMemory; nothing has changed then.
+  // Opens a pass: from here to EndPass every stream takes pass.num_tokens appended entries and pass.num_transient more
+  // that RemoveTransient takes back. Blocks for all of them are checked against the tier's limit first.
+  // Errors: kOutOfMemory; nothing has changed then.
   Result<void> BeginPass(const PassInfo& pass);
   void EndPass();
   // What BeginPass checks: bytes of the blocks that num_tokens more per stream would allocate now. Sequences that share
   // a pass are checked together by their sum.
   size_t BytesToAppend(int64_t num_tokens) const;
 
-  // Appends the pass's keys and values [num_tokens][num_kv_heads][head_dim] f32 of one layer (row strides in elements).
+  // Appends the pass's keys and values [num_tokens + num_transient][num_kv_heads][head_dim] f32 of one layer (row
+  // strides in elements).
   Result<void> Append(Context& cx, int layer, const float* keys, int64_t key_stride, const float* values,
                       int64_t value_stride);
+
+  // Takes the pass's transient entries of a layer back. Call it before anything of that layer is evicted.
+  void RemoveTransient(int layer);
 
   // Evicts the live slots of sorted, disjoint ranges of one stream for good; the ledger hears of it.
   void Evict(int layer, int kv_head, std::span<const SlotRange> ranges, EvictTime time = EvictTime::kBeforeAttention);
 
+  HeadStream& stream(int layer, int kv_head) { return streams_[StreamIdx(layer, kv_head)]; }
   const HeadStream& stream(int layer, int kv_head) const { return streams_[StreamIdx(layer, kv_head)]; }
   const CacheShape& shape() const { return shape_; }
   Ledger& ledger() { return ledger_; }
@@ -61,7 +68,8 @@ class SequenceCache {
   CacheShape shape_;
   std::vector<HeadStream> streams_;  // [num_layers][num_kv_heads]
   Ledger ledger_;
-  std::vector<int32_t> pass_positions_;
+  std::vector<int32_t> pass_positions_;  // of the pass under way, transient tokens last
+  int64_t num_transient_ = 0;
 };
 
 // Every broken invariant of a tier and the sequences that share it, one sentence each; empty when all hold:

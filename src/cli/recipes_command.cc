@@ -28,9 +28,10 @@ std::string PartsOf(const Recipe& recipe) {
 
 Json ToJson(const Recipe& recipe) {
   const RecipeRow& row = recipe.row();
-  Json out = {{"name", row.name}, {"summary", row.summary}, {"paper", row.paper}, {"frees", row.frees}};
+  Json out = {{"name", row.name}, {"summary", row.summary}, {"paper", row.paper}, {"needs", row.needs}};
+  out["frees"] = row.frees;
   out["deviations"] = row.deviations;
-  out["takes_budget"] = row.apply_budget != nullptr;
+  out["takes_budget"] = recipe.takes_budget();
   out["parts"] = Json::object();
   for (const auto& [kind, name] : recipe.PartNames()) out["parts"][kind] = name;
   out["options"] = Json::array();
@@ -75,12 +76,13 @@ void PrintTable(const std::vector<Recipe>& recipes) {
 void Explain(const Recipe& recipe) {
   const RecipeRow& row = recipe.row();
   fmt::print("{:<12}{}\n{:<12}{}\n", "recipe", row.name, "keeps", row.summary);
-  fmt::print("{:<12}{}\n{:<12}{}\n", "frees", row.frees, "paper", row.paper);
+  fmt::print("{:<12}{}\n{:<12}{}\n{:<12}{}\n", "needs", row.needs, "frees", row.frees, "paper", row.paper);
   if (*row.deviations != '\0') fmt::print("{:<12}{}\n", "deviations", row.deviations);
   fmt::print("{:<12}{}\n", "parts", PartsOf(recipe));
   fmt::print("\nOptions [default]:\n");
   for (const OptionInfo& option : recipe.Options()) {
-    if (option.name == "budget" && row.apply_budget == nullptr) continue;
+    if (option.name == "budget" && !recipe.takes_budget()) continue;
+    if (option.name.starts_with("keep_") && recipe.parts().scorer == nullptr) continue;
     if (option.name == "positions" && !row.allows_cache_positions) continue;
     fmt::print("  {:<28}{} [{}]\n", FlagOf(option.name), option.help, TextOf(option.value));
   }

@@ -30,15 +30,23 @@ const char* StopReasonName(StopReason reason) {
   return "unknown";
 }
 
+CacheShape Engine::ShapeFor(const Recipe& recipe) const {
+  return {.num_layers = config().num_layers,
+          .num_kv_heads = config().num_kv_heads,
+          .format = kv_format_,
+          .rope_positions = recipe.rope_positions(),
+          .has_scores = recipe.has_running_score()};
+}
+
 Result<std::shared_ptr<const Recipe>> Engine::MakeRecipe(std::string_view name,
                                                          const std::map<std::string, std::string>& options) {
   CACHETTE_TRY(Recipe recipe, Recipe::Create(name, options));
-  CACHETTE_TRY(recipe.Prepare({config().num_layers, config().num_kv_heads, kv_format_, recipe.rope_positions()}));
+  CACHETTE_TRY(recipe.Prepare(ShapeFor(recipe)));
   return std::shared_ptr<const Recipe>(std::make_shared<Recipe>(std::move(recipe)));
 }
 
 std::unique_ptr<Session> Engine::NewSession(std::shared_ptr<const Recipe> recipe) {
-  const CacheShape shape{config().num_layers, config().num_kv_heads, kv_format_, recipe->rope_positions()};
+  const CacheShape shape = ShapeFor(*recipe);
   return std::unique_ptr<Session>(new Session(*tier_, shape, std::move(recipe)));
 }
 
@@ -73,8 +81,8 @@ Result<void> Engine::RunPass(std::span<Session* const> sessions, std::span<Seque
   for (Session* session : sessions) {
     PassInfo own = pass;
     own.first_token = session->num_tokens();
-    session->recipe_->BeforePass(*cx_, session->cache_, own);
-    new_bytes += session->cache_.BytesToAppend(pass.num_tokens);
+    session->run_.BeforePass(*cx_, session->cache_, own);
+    new_bytes += session->cache_.BytesToAppend(pass.num_tokens + pass.num_transient);
   }
   CACHETTE_TRY(tier_->CheckRoom(new_bytes));
   for (size_t i = 0; i < sessions.size(); ++i) {
@@ -83,52 +91,74 @@ Result<void> Engine::RunPass(std::span<Session* const> sessions, std::span<Seque
     own.first_token = session.num_tokens();
     CACHETTE_TRY(session.cache_.BeginPass(own));
     inputs[i].cache = &session.cache_;
+    inputs[i].observer = session.run_.observes() ? &session.run_ : nullptr;
     inputs[i].first_position = own.first_token;
-    inputs[i].rope_context_tokens = std::max(session.rope_context_tokens_, own.first_token + own.num_tokens);
+    inputs[i].rope_context_tokens =
+        std::max(session.rope_context_tokens_, own.first_token + own.num_tokens + own.num_transient);
   }
   CACHETTE_TRY(model_.Forward(*cx_, {pass.phase, inputs, gemm_, logits}));
   for (Session* session : sessions) session->cache_.EndPass();
   return Ok();
 }
 
-Result<void> Engine::PrefillLogits(Session& session, std::span<const int32_t> tokens, int64_t chunk,
-                                   std::span<const int64_t> rows, float* logits) {
+// Calls after_chunk(tokens done so far) after each chunk; it returns false to stop.
+template <class AfterChunk>
+Result<int64_t> Engine::PrefillChunks(Session& session, std::span<const int32_t> tokens, int64_t chunk,
+                                      std::span<const int64_t> rows, float* logits, const AfterChunk& after_chunk) {
   CACHETTE_TRY(CheckTokens(tokens));
+  const int64_t num_patch = session.recipe().num_patch_tokens();
+  if (num_patch > chunk)
+    return Fail(Error::kInvalidArgument,
+                fmt::format("trigger.patch {} tokens is longer than a prefill chunk of {}; lower it or raise "
+                            "--prefill-chunk",
+                            num_patch, chunk));
   session.rope_context_tokens_ = session.num_tokens() + static_cast<int64_t>(tokens.size());
   Session* const sessions[] = {&session};
-  size_t next_row = 0;
-  for (size_t begin = 0; begin < tokens.size();) {
+  size_t begin = 0, next_row = 0;
+  std::vector<int32_t> patched;
+  while (begin < tokens.size()) {
     const size_t count = std::min(static_cast<size_t>(chunk), tokens.size() - begin);
+    const bool is_last = begin + count == tokens.size();
     SequenceInput input;
     input.tokens = tokens.subspan(begin, count);
+    if (!is_last && num_patch > 0) {
+      patched.assign(input.tokens.begin(), input.tokens.end());
+      const auto patch = tokens.last(std::min(static_cast<size_t>(num_patch), tokens.size()));
+      patched.insert(patched.end(), patch.begin(), patch.end());
+      input.tokens = patched;
+    }
     const size_t first_row = next_row;
     while (next_row < rows.size() && rows[next_row] < static_cast<int64_t>(begin + count))
       input.logit_rows.push_back(rows[next_row++] - static_cast<int64_t>(begin));
-    const PassInfo pass{Phase::kPrefill, 0, static_cast<int64_t>(count), begin + count == tokens.size()};
-    CACHETTE_TRY(RunPass(sessions, {&input, 1}, pass, logits + static_cast<int64_t>(first_row) * config().vocab_size));
+    const PassInfo pass{.phase = Phase::kPrefill,
+                        .first_token = 0,
+                        .num_tokens = static_cast<int64_t>(count),
+                        .is_last_prefill_chunk = is_last,
+                        .num_transient = static_cast<int64_t>(input.tokens.size() - count)};
+    CACHETTE_TRY(RunPass(sessions, {&input, 1}, pass,
+                         logits == nullptr ? nullptr : logits + static_cast<int64_t>(first_row) * config().vocab_size));
     begin += count;
+    if (!after_chunk(static_cast<int64_t>(begin))) break;
   }
+  return static_cast<int64_t>(begin);
+}
+
+Result<void> Engine::PrefillLogits(Session& session, std::span<const int32_t> tokens, int64_t chunk,
+                                   std::span<const int64_t> rows, float* logits) {
+  CACHETTE_TRY(PrefillChunks(session, tokens, chunk, rows, logits, [](int64_t) { return true; }));
   return Ok();
 }
 
 Result<int64_t> Engine::Prefill(Session& session, std::span<const int32_t> tokens, int64_t chunk, float* logits,
                                 const GenerateCallbacks& callbacks) {
-  CACHETTE_TRY(CheckTokens(tokens));
-  session.rope_context_tokens_ = session.num_tokens() + static_cast<int64_t>(tokens.size());
-  Session* const sessions[] = {&session};
-  size_t begin = 0;
-  while (begin < tokens.size() && !IsCancelled(callbacks.cancel)) {
-    const size_t count = std::min(static_cast<size_t>(chunk), tokens.size() - begin);
-    const bool is_last = begin + count == tokens.size();
-    SequenceInput input;
-    input.tokens = tokens.subspan(begin, count);
-    if (is_last && logits != nullptr) input.logit_rows = {static_cast<int64_t>(count) - 1};
-    const PassInfo pass{Phase::kPrefill, 0, static_cast<int64_t>(count), is_last};
-    CACHETTE_TRY(RunPass(sessions, {&input, 1}, pass, logits));
-    begin += count;
-    if (callbacks.on_prefill) callbacks.on_prefill(static_cast<int64_t>(begin), static_cast<int64_t>(tokens.size()));
-  }
-  return static_cast<int64_t>(begin);
+  if (IsCancelled(callbacks.cancel)) return int64_t{0};
+  const auto num_tokens = static_cast<int64_t>(tokens.size());
+  const int64_t last_row[] = {num_tokens - 1};
+  return PrefillChunks(session, tokens, chunk, {last_row, logits == nullptr ? size_t{0} : size_t{1}}, logits,
+                       [&](int64_t num_done) {
+                         if (callbacks.on_prefill) callbacks.on_prefill(num_done, num_tokens);
+                         return !IsCancelled(callbacks.cancel);
+                       });
 }
 
 Result<void> Engine::DecodeStep(std::span<Session* const> sessions, std::span<const int32_t> tokens, float* logits) {

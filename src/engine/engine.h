@@ -102,6 +102,10 @@ class Engine {
 
  private:
   Engine() = default;
+  CacheShape ShapeFor(const Recipe& recipe) const;
+  template <class AfterChunk>
+  Result<int64_t> PrefillChunks(Session& session, std::span<const int32_t> tokens, int64_t chunk,
+                                std::span<const int64_t> rows, float* logits, const AfterChunk& after_chunk);
   Result<void> CheckPrompt(const Session& session, std::span<const int32_t> prompt) const;
   Result<void> CheckTokens(std::span<const int32_t> tokens) const;
   Result<void> RunPass(std::span<Session* const> sessions, std::span<SequenceInput> inputs, const PassInfo& pass,

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "cache/sequence_cache.h"
-#include "methods/recipe.h"
+#include "methods/recipe_run.h"
 
 namespace cachette {
 
@@ -14,16 +14,18 @@ namespace cachette {
 class Session {
  public:
   const SequenceCache& cache() const { return cache_; }
-  const Recipe& recipe() const { return *recipe_; }
+  const Recipe& recipe() const { return run_.recipe(); }
   int64_t num_tokens() const { return cache_.num_tokens(); }
+  // Keeps the ledger's full list, which eval/ledger_file.h writes. To be called before the first token.
+  void RecordLedger() { cache_.ledger().set_recording(true); }
 
  private:
   friend class Engine;
   Session(Tier& tier, const CacheShape& shape, std::shared_ptr<const Recipe> recipe)
-      : cache_(tier, shape), recipe_(std::move(recipe)) {}
+      : cache_(tier, shape), run_(std::move(recipe), shape) {}
 
   SequenceCache cache_;
-  std::shared_ptr<const Recipe> recipe_;
+  RecipeRun run_;
   int64_t rope_context_tokens_ = 0;  // of the prompt being prefilled
 };
 

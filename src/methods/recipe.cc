@@ -54,6 +54,7 @@ Result<Recipe> Recipe::Create(std::string_view name, const std::map<std::string,
   Recipe recipe;
   CACHETTE_TRY(recipe.row_, FindRow(name));
   recipe.parts_ = recipe.row_->make_parts();
+  if (recipe.parts_.fate != nullptr && recipe.parts_.select == nullptr) recipe.parts_.select = std::make_unique<TopK>();
   const std::vector<OptionInfo> declared = recipe.Options();
   std::map<std::string, std::string> given;  // declared name -> name as the user wrote it
   for (const auto& [key, text] : options) {
@@ -68,13 +69,7 @@ Result<Recipe> Recipe::Create(std::string_view name, const std::map<std::string,
         is_set = SetOption(*part, info->name.substr(kind.size() + 1), value);
     CACHETTE_CHECK(is_set);
   }
-  if (recipe.options_.budget < 0)
-    return Fail(Error::kInvalidArgument,
-                fmt::format("budget {} entries must be 0 (unset) or more", recipe.options_.budget));
-  if (recipe.options_.budget > 0) {
-    if (recipe.row_->apply_budget == nullptr)
-      return Fail(Error::kInvalidArgument,
-                  fmt::format("recipe {} keeps every entry and takes no budget", recipe.row_->name));
+  if (recipe.options_.budget > 0 && recipe.row_->apply_budget != nullptr) {
     const std::vector<OptionInfo> before = recipe.Options();
     CACHETTE_TRY(recipe.row_->apply_budget(recipe.parts_, recipe.options_.budget));
     const std::vector<OptionInfo> after = recipe.Options();
@@ -84,6 +79,7 @@ Result<Recipe> Recipe::Create(std::string_view name, const std::map<std::string,
                     fmt::format("budget {} entries contradicts option {}; leave one of them out",
                                 recipe.options_.budget, after[i].name));
   }
+  CACHETTE_TRY(recipe.SettlePlaces());
   if (recipe.options_.positions != "original" && recipe.options_.positions != "cache")
     return Fail(Error::kInvalidArgument,
                 fmt::format("option positions: '{}' is neither original nor cache", recipe.options_.positions));
@@ -112,6 +108,7 @@ std::vector<std::pair<std::string, Part*>> Recipe::PartList() const {
   add("protect", parts_.protect.get());
   add("allocator", parts_.allocator.get());
   add("scorer", parts_.scorer.get());
+  add("select", parts_.select.get());
   add("fate", parts_.fate.get());
   return list;
 }
@@ -130,28 +127,40 @@ std::vector<std::pair<std::string, std::string>> Recipe::PartNames() const {
   return names;
 }
 
-void Recipe::BeforePass(Context& cx, SequenceCache& cache, const PassInfo& pass) const {
-  if (parts_.trigger == nullptr || !parts_.trigger->FiresBefore(pass)) return;
-  for (int layer = 0; layer < cache.shape().num_layers; ++layer)
-    for (int head = 0; head < cache.shape().num_kv_heads; ++head) ApplyToHead(cx, cache, layer, head);
-}
-
-void Recipe::ApplyToHead(Context& cx, SequenceCache& cache, int layer, int kv_head) const {
-  const HeadStream& stream = cache.stream(layer, kv_head);
-  const int64_t budget = parts_.allocator->BudgetEntries(layer, kv_head);
-  if (budget >= stream.num_live()) return;
-
-  std::vector<RankRange> protected_ranges;
-  if (parts_.protect != nullptr) parts_.protect->Ranges(stream.num_live(), protected_ranges);
-  std::vector<float> scores;
-  if (parts_.scorer != nullptr) {
-    scores.resize(static_cast<size_t>(stream.num_live()));
-    parts_.scorer->Score(cx, cache, layer, kv_head, scores);
+// Checks budget and keep_fraction, and puts the row's default where neither is given.
+Result<void> Recipe::SettlePlaces() {
+  const char* const name = row_->name;
+  const auto& [budget, keep_fraction, keep_extra, positions] = options_;
+  if (budget < 0)
+    return Fail(Error::kInvalidArgument, fmt::format("budget {} entries must be 0 (unset) or more", budget));
+  if (budget > 0 && !takes_budget())
+    return Fail(Error::kInvalidArgument, fmt::format("recipe {} keeps every entry and takes no budget", name));
+  if (!(keep_fraction >= 0.0 && keep_fraction <= 1.0))
+    return Fail(Error::kInvalidArgument,
+                fmt::format("keep_fraction {} is outside (0, 1]: it is the fraction that stays", keep_fraction));
+  if (keep_extra < 0) return Fail(Error::kInvalidArgument, fmt::format("keep_extra {} must be 0 or more", keep_extra));
+  if (parts_.scorer == nullptr) {
+    if (keep_fraction > 0.0 || keep_extra > 0)
+      return Fail(Error::kInvalidArgument,
+                  fmt::format("recipe {} scores no entries and takes no keep_fraction or keep_extra", name));
+    return Ok();
   }
-  std::vector<SlotRange> losers;
-  for (const RankRange& range : TopKLosers(scores, stream.num_live(), budget, protected_ranges))
-    losers.push_back({stream.SlotOfRank(range.begin), stream.SlotOfRank(range.end - 1) + 1});
-  if (!losers.empty()) parts_.fate->Apply(cache, layer, kv_head, losers);
+  if (budget > 0 && (keep_fraction > 0.0 || keep_extra > 0))
+    return Fail(Error::kInvalidArgument,
+                fmt::format("budget {} and keep_fraction {} (+ {}) exclude each other; leave one of them out", budget,
+                            keep_fraction, keep_extra));
+  if (budget == 0 && keep_fraction == 0.0) {
+    options_.budget = keep_extra > 0 ? 0 : row_->places.budget;
+    options_.keep_fraction = row_->places.keep_fraction;
+  }
+  const int64_t least = (parts_.protect == nullptr ? 0 : parts_.protect->least_entries()) +
+                        (parts_.scorer->keeps_query_window() ? parts_.scorer->query_window() : 0);
+  if (options_.budget > 0 && options_.budget <= least)
+    return Fail(Error::kInvalidArgument,
+                fmt::format("budget {} entries leaves no place beside the {} that recipe {} always keeps; raise "
+                            "--budget or lower the sinks, the recent window or the scorer's window",
+                            options_.budget, least, name));
+  return Ok();
 }
 
 }  // namespace cachette

@@ -17,10 +17,14 @@ namespace cachette {
 // Options that belong to no single part.
 struct RecipeOptions {
   int64_t budget = 0;
+  double keep_fraction = 0.0;
+  int64_t keep_extra = 0;
   std::string positions = "original";
 
   void VisitOptions(OptionVisitor& v) {
-    v(budget, "budget", "most entries a KV head holds at a decode step; 0: as the parts' own options say");
+    v(budget, "budget", "most entries a KV head keeps, on average over the heads; 0: as the other options say");
+    v(keep_fraction, "keep_fraction", "fraction of the prompt's entries a KV head keeps, in (0, 1]; 0: as budget says");
+    v(keep_extra, "keep_extra", "entries kept beyond keep_fraction of each prefill chunk (or of the prompt)");
     v(positions, "positions", "what RoPE sees: original (the token's) or cache (the entry's index in the list)");
   }
 };
@@ -31,7 +35,14 @@ struct RecipeParts {
   std::unique_ptr<Protect> protect;
   std::unique_ptr<Allocator> allocator;
   std::unique_ptr<Scorer> scorer;
+  std::unique_ptr<Select> select;
   std::unique_ptr<Fate> fate;
+};
+
+// What a user limits a recipe by when no number is given. Recipes without a scorer keep what their parts say.
+struct DefaultPlaces {
+  double keep_fraction = 0.0;
+  int64_t budget = 0;
 };
 
 // One row of the table.
@@ -39,16 +50,21 @@ struct RecipeRow {
   const char* name;
   const char* paper;    // arXiv identifier, or "-"
   const char* summary;  // one line: what is kept
+  const char* needs;    // what of the forward pass it looks at
   const char* frees;    // what is freed and when
   const char* deviations;
   bool allows_cache_positions;
+  DefaultPlaces places;
   RecipeParts (*make_parts)();
-  // Turns --budget into the parts' options; null: the recipe has no budget.
+  // Turns --budget into options of the parts; null where entries compete for the budget, and where there is none.
   Result<void> (*apply_budget)(RecipeParts&, int64_t budget);
+
+  bool takes_budget(const RecipeParts& parts) const { return apply_budget != nullptr || parts.scorer != nullptr; }
 };
 
 std::span<const RecipeRow> AllRecipes();
 
+// Immutable once prepared; sequences run it through a RecipeRun each.
 class Recipe {
  public:
   // Builds the named recipe. options: "protect.sinks" -> "4", or the last part of the name alone where that is unique;
@@ -58,11 +74,13 @@ class Recipe {
   // Checks the options against a cache's shape and loads what they name. Call once, before the first pass.
   Result<void> Prepare(const CacheShape& shape);
 
-  // Evicts what the recipe does not keep, before a pass of the sequence. Thread-safe after Prepare.
-  void BeforePass(Context& cx, SequenceCache& cache, const PassInfo& pass) const;
-
   const RecipeRow& row() const { return *row_; }
+  const RecipeOptions& options() const { return options_; }
+  const RecipeParts& parts() const { return parts_; }
   RopePositions rope_positions() const;
+  bool takes_budget() const { return row_->takes_budget(parts_); }
+  bool has_running_score() const { return parts_.scorer != nullptr && parts_.scorer->has_running_score(); }
+  int64_t num_patch_tokens() const { return parts_.trigger == nullptr ? 0 : parts_.trigger->num_patch_tokens(); }
   std::vector<OptionInfo> Options() const;  // all in force, recipe's own first
   // Part kind and name, in table order: {"trigger", "every_pass"}, ...
   std::vector<std::pair<std::string, std::string>> PartNames() const;
@@ -70,7 +88,7 @@ class Recipe {
  private:
   Recipe() = default;
   std::vector<std::pair<std::string, Part*>> PartList() const;
-  void ApplyToHead(Context& cx, SequenceCache& cache, int layer, int kv_head) const;
+  Result<void> SettlePlaces();
 
   const RecipeRow* row_ = nullptr;
   RecipeOptions options_;

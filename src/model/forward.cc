@@ -133,6 +133,7 @@ class ForwardRun {
     } else {
       AttendPrefill(layer_idx);
     }
+    CACHETTE_TRY(ShowQueries(layer_idx));
     Residual(layer.o, layer.o_bias, attended_, layer.post_attention_norm);
     return Ok();
   }
@@ -236,6 +237,27 @@ class ForwardRun {
                                   .gemm = pass_.gemm});
       first_row += static_cast<int64_t>(sequence.tokens.size());
     }
+  }
+
+  Result<void> ShowQueries(int layer_idx) {
+    const int64_t q_dim = static_cast<int64_t>(config_.num_q_heads) * config_.head_dim;
+    int64_t first_row = 0;
+    for (const SequenceInput& sequence : pass_.sequences) {
+      const auto num_rows = static_cast<int64_t>(sequence.tokens.size());
+      if (sequence.observer != nullptr)
+        CACHETTE_TRY(sequence.observer->AfterAttention(
+            cx_, *sequence.cache,
+            {.layer = layer_idx,
+             .q = q_ + first_row * q_dim,
+             .q_stride = q_dim,
+             .num_rows = num_rows,
+             .group_size = config_.group_size(),
+             .scale = config_.attention_scale,
+             .softcap = config_.attention_softcap,
+             .attention_window = config_.layers[static_cast<size_t>(layer_idx)].attention_window}));
+      first_row += num_rows;
+    }
+    return Ok();
   }
 
   void FeedForwardBlock(int layer_idx) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "cache/layer_observer.h"
 #include "cache/sequence_cache.h"
 #include "model/checkpoint.h"
 #include "model/config.h"
@@ -20,10 +21,11 @@ namespace cachette {
 // What one sequence brings to a pass. Its cache is between BeginPass and EndPass.
 struct SequenceInput {
   SequenceCache* cache = nullptr;
-  std::span<const int32_t> tokens;
-  int64_t first_position = 0;       // of tokens[0]
-  int64_t rope_context_tokens = 0;  // longest position in use + 1; what dynamic RoPE scaling adapts to
-  std::vector<int64_t> logit_rows;  // indices into tokens whose logits are wanted, ascending
+  std::span<const int32_t> tokens;    // of the pass, then its transient ones
+  int64_t first_position = 0;         // of tokens[0]
+  int64_t rope_context_tokens = 0;    // longest position in use + 1; what dynamic RoPE scaling adapts to
+  std::vector<int64_t> logit_rows;    // indices into tokens whose logits are wanted, ascending
+  LayerObserver* observer = nullptr;  // hears of every layer; null: none, at no cost
 };
 
 struct ForwardPass {

@@ -88,8 +88,8 @@ void ExpectStreamingForm(const Case& c) {
   const CacheShape shape = Shape(2, 2);
   SequenceCache cache(tier, shape);
   cache.ledger().set_recording(true);
-  const Recipe recipe = MakeStreaming(c, shape);
-  PassDriver driver(recipe, cache);
+  Recipe recipe = MakeStreaming(c, shape);
+  PassDriver driver(std::move(recipe), cache);
   driver.Prefill(c.num_prompt, c.chunk);
   driver.Decode(c.num_output);
   const ClosedForm form = StreamingForm(c);
@@ -133,8 +133,8 @@ TEST(Footprint, FullIsOneForAnyChunk) {
     Tier tier(TierKind::kHost);
     const CacheShape shape = Shape(1, 2);
     SequenceCache cache(tier, shape);
-    const Recipe recipe = MakeRecipe("full", {}, shape);
-    PassDriver driver(recipe, cache);
+    Recipe recipe = MakeRecipe("full", {}, shape);
+    PassDriver driver(std::move(recipe), cache);
     driver.Prefill(64, chunk);
     driver.Decode(20);
     EXPECT_EQ(cache.ledger().Area(), 2 * Triangle(84));
@@ -158,8 +158,8 @@ TEST(Footprint, StreamingReproducesThePublishedExamples) {
     Tier tier(TierKind::kHost);
     const CacheShape shape = Shape(1, 1);
     SequenceCache cache(tier, shape);
-    const Recipe recipe = MakeStreaming(e.c, shape);
-    PassDriver driver(recipe, cache);
+    Recipe recipe = MakeStreaming(e.c, shape);
+    PassDriver driver(std::move(recipe), cache);
     driver.Prefill(e.c.num_prompt, e.c.chunk);
     driver.Decode(e.c.num_output);
     EXPECT_NEAR(cache.ledger().Footprint(), e.footprint, 1e-12);
@@ -183,9 +183,9 @@ TEST(Footprint, HeadMixtureReproducesThePublishedExamples) {
     Tier tier(TierKind::kHost);
     const CacheShape shape = Shape(1, e.num_kv_heads);
     SequenceCache cache(tier, shape);
-    const Recipe recipe =
+    Recipe recipe =
         MakeRecipe("heads", {{"mask-file", mask.path()}, {"sinks", "128"}, {"recent-window", "1024"}}, shape);
-    PassDriver driver(recipe, cache);
+    PassDriver driver(std::move(recipe), cache);
     driver.Prefill(e.num_prompt, e.chunk);
     driver.Decode(e.num_output);
     EXPECT_NEAR(cache.ledger().Footprint(), e.footprint, 1e-12);
@@ -199,9 +199,9 @@ TEST(Footprint, ABudgetIsWhatASettledDecodeStepHolds) {
     Tier tier(TierKind::kHost);
     const CacheShape shape = Shape(1, 2);
     SequenceCache cache(tier, shape), by_window(tier, shape);
-    const Recipe recipe = MakeRecipe("streaming", {{"budget", std::to_string(budget)}}, shape);
-    const Recipe same = MakeStreaming({100, 40, 30, 4, budget - 4 - 1}, shape);
-    PassDriver driver(recipe, cache), same_driver(same, by_window);
+    Recipe recipe = MakeRecipe("streaming", {{"budget", std::to_string(budget)}}, shape);
+    Recipe same = MakeStreaming({100, 40, 30, 4, budget - 4 - 1}, shape);
+    PassDriver driver(std::move(recipe), cache), same_driver(std::move(same), by_window);
     driver.Prefill(100, 30);
     same_driver.Prefill(100, 30);
     for (int step = 0; step < 40; ++step) {

@@ -133,7 +133,7 @@ TEST(Recipe, MixedHeadsReallyReturnBlocks) {
   auto recipe = Recipe::Create("heads", {{"mask_file", mask.path()}, {"sinks", "4"}, {"recent_window", "28"}});
   ASSERT_TRUE(recipe.ok());
   ASSERT_TRUE(recipe->Prepare(shape).ok());
-  PassDriver driver(*recipe, cache);
+  PassDriver driver(*std::move(recipe), cache);
   driver.Prefill(640, 160);
   const size_t block_bytes = shape.format.block_bytes();
   // Before the next pass streaming heads still hold sinks, window and the whole chunk.
@@ -221,7 +221,7 @@ TEST_P(EveryRecipe, KeepsProtectedEntriesInOrderWithinItsBudget) {
       Tier tier(TierKind::kHost);
       SequenceCache cache(tier, shape);
       const SequenceCache* sequence = &cache;
-      PassDriver driver(*recipe, cache);
+      PassDriver driver(*std::move(recipe), cache);
       for (int64_t begin = 0; begin < num_prompt + 50;) {
         const bool is_prefill = begin < num_prompt;
         const int64_t count = is_prefill ? std::min<int64_t>(chunk, num_prompt - begin) : 1;
@@ -229,7 +229,7 @@ TEST_P(EveryRecipe, KeepsProtectedEntriesInOrderWithinItsBudget) {
                             is_prefill && begin + count == num_prompt};
         std::vector<std::vector<int32_t>> before, after;
         for (int i = 0; i < 4; ++i) before.push_back(LivePositions(cache.stream(i / 2, i % 2)));
-        recipe->BeforePass(driver.cx(), cache, pass);
+        driver.run().BeforePass(driver.cx(), cache, pass);
         ASSERT_THAT(CheckInvariants(tier, {&sequence, 1}), IsEmpty());
         for (size_t i = 0; i < 4; ++i) {
           const std::vector<int32_t> kept =
@@ -238,7 +238,7 @@ TEST_P(EveryRecipe, KeepsProtectedEntriesInOrderWithinItsBudget) {
           ASSERT_TRUE(std::includes(before[i].begin(), before[i].end(), kept.begin(), kept.end()));
           const auto num_before = static_cast<int64_t>(before[i].size());
           std::vector<RankRange> ranges;
-          if (parts.protect != nullptr) parts.protect->Ranges(num_before, ranges);
+          if (parts.protect != nullptr) parts.protect->Ranges(num_before, kBudget, ranges);
           for (const RankRange& range : ranges)
             ASSERT_TRUE(std::includes(kept.begin(), kept.end(), before[i].begin() + range.begin,
                                       before[i].begin() + range.end));
@@ -272,7 +272,7 @@ TEST_P(EveryRecipe, FootprintNeverRisesWhenTheBudgetFalls) {
     ASSERT_TRUE(recipe->Prepare(shape).ok());
     Tier tier(TierKind::kHost);
     SequenceCache cache(tier, shape);
-    PassDriver driver(*recipe, cache);
+    PassDriver driver(*std::move(recipe), cache);
     driver.Prefill(150, 20);
     driver.Decode(60);
     EXPECT_LE(cache.ledger().Footprint(), last_footprint) << budget;

@@ -55,7 +55,6 @@ Result<void> HeadClass::Prepare(const CacheShape& shape) {
   if (!(head_sparsity <= 1.0))
     return Fail(Error::kInvalidArgument, fmt::format("allocator.head_sparsity {} must be at most 1", head_sparsity));
   CACHETTE_TRY(const auto rows, ReadRows(mask_file));
-  num_kv_heads_ = shape.num_kv_heads;
   std::vector<double> alphas;
   for (const std::vector<double>& row : rows) {
     if (static_cast<int>(row.size()) != shape.num_kv_heads)
@@ -80,8 +79,9 @@ Result<void> HeadClass::Prepare(const CacheShape& shape) {
   return Ok();
 }
 
-int64_t HeadClass::BudgetEntries(int layer, int kv_head) const {
-  return is_streaming_[static_cast<size_t>(layer * num_kv_heads_ + kv_head)] ? 0 : kUnlimited;
+void HeadClass::Share(const LayerContest& contest, std::span<int64_t> num_kept) const {
+  const size_t first = static_cast<size_t>(contest.layer) * num_kept.size();
+  for (size_t head = 0; head < num_kept.size(); ++head) num_kept[head] = is_streaming_[first + head] ? 0 : kUnlimited;
 }
 
 }  // namespace cachette

@@ -19,13 +19,12 @@ class HeadClass final : public Allocator {
   void VisitOptions(OptionVisitor& v) override;
   // Reads the file. Errors: kNotFound, kCorrupt (not numbers), kInvalidArgument (wrong shape, range).
   Result<void> Prepare(const CacheShape& shape) override;
-  int64_t BudgetEntries(int layer, int kv_head) const override;
+  void Share(const LayerContest& contest, std::span<int64_t> num_kept) const override;
 
   std::string mask_file;
   double head_sparsity = -1.0;
 
  private:
-  int num_kv_heads_ = 0;
   std::vector<uint8_t> is_streaming_;  // [num_layers][num_kv_heads]
 };
 

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <algorithm>
+
 #include "methods/part.h"
 
 namespace cachette {
@@ -8,7 +10,9 @@ namespace cachette {
 class ProtectedOnly final : public Allocator {
  public:
   const char* name() const override { return "protected_only"; }
-  int64_t BudgetEntries(int, int) const override { return 0; }
+  void Share(const LayerContest&, std::span<int64_t> num_kept) const override {
+    std::fill(num_kept.begin(), num_kept.end(), 0);
+  }
 };
 
 }  // namespace cachette

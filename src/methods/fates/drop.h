@@ -8,8 +8,9 @@ namespace cachette {
 class Drop final : public Fate {
  public:
   const char* name() const override { return "drop"; }
-  void Apply(SequenceCache& cache, int layer, int kv_head, std::span<const SlotRange> losers) const override {
-    cache.Evict(layer, kv_head, losers);
+  void Apply(SequenceCache& cache, int layer, int kv_head, std::span<const SlotRange> losers,
+             EvictTime time) const override {
+    cache.Evict(layer, kv_head, losers, time);
   }
 };
 

@@ -17,22 +17,23 @@ void AppendRank(std::vector<RankRange>& ranges, int64_t rank) {
 
 }  // namespace
 
-std::vector<RankRange> TopKLosers(std::span<const float> scores, int64_t num_live, int64_t budget_entries,
-                                  std::span<const RankRange> protected_ranges) {
+std::vector<RankRange> TopK::Losers(std::span<const float> scores, std::span<const int32_t> positions, int64_t num_kept,
+                                    std::span<const RankRange> protected_ranges) const {
+  const auto num_entries = static_cast<int64_t>(positions.size());
   std::vector<RankRange> open;  // unprotected, in order
   int64_t next = 0, num_open = 0;
   for (const RankRange& range : protected_ranges) {
     if (range.begin > next) open.push_back({next, range.begin});
     next = std::max(next, range.end);
   }
-  if (next < num_live) open.push_back({next, num_live});
+  if (next < num_entries) open.push_back({next, num_entries});
   for (const RankRange& range : open) num_open += range.end - range.begin;
 
-  const int64_t kept = std::clamp<int64_t>(budget_entries - (num_live - num_open), 0, num_open);
+  const int64_t kept = std::clamp<int64_t>(num_kept - (num_entries - num_open), 0, num_open);
   if (kept == num_open) return {};
   if (kept == 0) return open;
 
-  CACHETTE_CHECK(static_cast<int64_t>(scores.size()) == num_live);
+  CACHETTE_CHECK(static_cast<int64_t>(scores.size()) == num_entries);
   std::vector<int64_t> ranks;
   ranks.reserve(static_cast<size_t>(num_open));
   for (const RankRange& range : open)

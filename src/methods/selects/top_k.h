@@ -1,18 +1,16 @@
 #pragma once
 
-#include <cstdint>
-#include <span>
-#include <vector>
-
 #include "methods/part.h"
 
 namespace cachette {
 
-// The losing ranks of num_live entries: everything outside the protected ranges except the budget - protected best
-// scores (ties: the newer entry wins; NaN counts as the lowest score). scores [num_live], or empty when no entry beyond
-// the protected ones is kept. Returned ranges are sorted and disjoint. Order n log n in the unprotected entries, n when
-// none of them is kept.
-std::vector<RankRange> TopKLosers(std::span<const float> scores, int64_t num_live, int64_t budget_entries,
-                                  std::span<const RankRange> protected_ranges);
+// Keeps the protected entries and, of the others, those with the best scores up to the number of places (ties: the
+// newer entry wins; NaN counts as the lowest score). Order n log n in the unprotected entries, n when none is kept.
+class TopK final : public Select {
+ public:
+  const char* name() const override { return "top_k"; }
+  std::vector<RankRange> Losers(std::span<const float> scores, std::span<const int32_t> positions, int64_t num_kept,
+                                std::span<const RankRange> protected_ranges) const override;
+};
 
 }  // namespace cachette

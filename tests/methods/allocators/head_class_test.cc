@@ -21,8 +21,9 @@ CacheShape Shape(int num_layers, int num_kv_heads) {
 std::string Classes(const HeadClass& part, int num_layers, int num_kv_heads) {
   std::string classes;
   for (int layer = 0; layer < num_layers; ++layer) {
-    for (int head = 0; head < num_kv_heads; ++head) {
-      const int64_t budget = part.BudgetEntries(layer, head);
+    std::vector<int64_t> num_kept(static_cast<size_t>(num_kv_heads));
+    part.Share({.layer = layer, .num_layers = num_layers}, num_kept);
+    for (const int64_t budget : num_kept) {
       EXPECT_TRUE(budget == 0 || budget == Allocator::kUnlimited);
       classes += budget == 0 ? 'S' : 'R';
     }

@@ -19,7 +19,7 @@ TEST(SinkWindow, ProtectsTheFirstAndTheLastForEveryEdge) {
       ASSERT_TRUE(part.Prepare({}).ok());
       for (int64_t num_live = 0; num_live <= 60; ++num_live) {
         std::vector<RankRange> ranges;
-        part.Ranges(num_live, ranges);
+        part.Ranges(num_live, num_live, ranges);
         std::vector<int> times(static_cast<size_t>(num_live), 0);
         int64_t last_end = 0;
         for (const RankRange& range : ranges) {

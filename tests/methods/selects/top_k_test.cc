@@ -13,6 +13,12 @@ namespace {
 
 using Ranges = std::vector<std::pair<int64_t, int64_t>>;
 
+std::vector<RankRange> TopKLosers(std::span<const float> scores, int64_t num_entries, int64_t num_kept,
+                                  std::span<const RankRange> protected_ranges) {
+  const std::vector<int32_t> positions(static_cast<size_t>(num_entries));
+  return TopK().Losers(scores, positions, num_kept, protected_ranges);
+}
+
 Ranges Losers(const std::vector<float>& scores, int64_t num_live, int64_t budget,
               const std::vector<RankRange>& protected_ranges) {
   Ranges losers;

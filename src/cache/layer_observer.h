@@ -1,0 +1,34 @@
+#pragma once
+// What the forward pass shows of itself: the queries of a layer, right after its attention. The model does not know who
+// looks; without an observer nothing is computed or kept.
+
+#include <cstdint>
+
+#include "base/result.h"
+#include "tensor/context.h"
+
+namespace cachette {
+
+class SequenceCache;
+
+// One layer of one sequence's pass. Everything else about its attention follows from the cache: the rows' own entries
+// are the last num_rows slots of each KV head.
+struct LayerQueries {
+  int layer = 0;
+  const float* q = nullptr;  // [num_rows][num_kv_heads * group_size][head_dim], rotated as attention saw them
+  int64_t q_stride = 0;      // floats between rows
+  int64_t num_rows = 0;      // tokens of the pass, then its transient ones
+  int group_size = 1;        // query heads per KV head
+  float scale = 1.0f;
+  float softcap = 0.0f;
+  int32_t attention_window = 0;  // the model's own; 0: none
+};
+
+class LayerObserver {
+ public:
+  virtual ~LayerObserver() = default;
+  // Called after a layer's attention and before its output is used further; may evict entries of that layer.
+  virtual Result<void> AfterAttention(Context& cx, SequenceCache& cache, const LayerQueries& queries) = 0;
+};
+
+}  // namespace cachette

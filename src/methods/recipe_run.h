@@ -1,0 +1,60 @@
+#pragma once
+// A recipe at work on one sequence: asks the trigger, lets the scorer look, shares out the places, evicts.
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "cache/layer_observer.h"
+#include "methods/recipe.h"
+
+namespace cachette {
+
+class RecipeRun final : public LayerObserver {
+ public:
+  RecipeRun(std::shared_ptr<const Recipe> recipe, const CacheShape& shape);
+
+  // Opens a pass: evicts what the recipe drops before it, and remembers it for AfterAttention.
+  void BeforePass(Context& cx, SequenceCache& cache, const PassInfo& pass);
+
+  // Observes and, when the trigger fires, evicts from the layer; takes its transient entries back in any case.
+  Result<void> AfterAttention(Context& cx, SequenceCache& cache, const LayerQueries& queries) override;
+
+  const Recipe& recipe() const { return *recipe_; }
+  // Does AfterAttention have anything to do? If not, the forward pass need not call it.
+  bool observes() const;
+
+ private:
+  // The last queries of one layer, across passes.
+  struct QueryRing {
+    std::vector<float> q;            // [rows][q_stride], oldest first
+    std::vector<int32_t> positions;  // [rows]
+  };
+
+  // One layer's eviction on its way.
+  struct Contest {
+    std::vector<std::vector<int64_t>> slots;  // [num_kv_heads], live competing slots
+    std::vector<std::vector<float>> scores;   // as slots; empty without a scorer
+    int64_t num_places = 0;                   // per KV head on average
+    int64_t num_window = 0;                   // newest entries that are kept by rule
+  };
+
+  void Remember(const LayerQueries& queries);
+  Contest OpenContest(const SequenceCache& cache, int layer) const;
+  void Score(Context& cx, const SequenceCache& cache, const LayerQueries& queries, Contest& contest);
+  void Settle(SequenceCache& cache, int layer, Contest& contest, EvictTime time);
+  std::vector<int64_t> NumKept(int layer, const Contest& contest) const;
+
+  std::shared_ptr<const Recipe> recipe_;
+  int num_layers_;
+  Moment moment_;
+  int64_t prompt_begin_ = 0;                     // first token of the prompt that is, or was last, prefilled
+  bool is_in_prompt_ = false;                    // between the chunks of a prompt
+  std::vector<QueryRing> rings_;                 // [num_layers]
+  std::vector<int64_t> kept_of_prompt_;          // [num_layers][num_kv_heads] live entries when the last prompt was in
+  std::vector<std::vector<RankRange>> choices_;  // [num_kv_heads] losers of the last layer that chose for itself
+  std::vector<size_t> choice_sizes_;             // [num_kv_heads] entries that competed there
+};
+
+}  // namespace cachette

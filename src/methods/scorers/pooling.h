@@ -1,0 +1,18 @@
+#pragma once
+
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+
+namespace cachette {
+
+// Smoothing of scores over neighbours in list order. Windows are centred, of odd width; past the ends an average counts
+// zeros (it always divides by width), a maximum nothing.
+enum class PoolKind { kNone, kAverage, kMax };
+
+Result<PoolKind> ParsePool(const std::string& name);  // none, avg, max
+std::vector<float> Pool(std::span<const float> scores, PoolKind kind, int64_t width);
+
+}  // namespace cachette
