@@ -34,6 +34,22 @@ HeadStream::~HeadStream() {
   for (const uint32_t id : block_ids_) tier_->Release(format_.block_bytes(), id);
 }
 
+Result<HeadStream> HeadStream::Clone() const {
+  HeadStream copy(*tier_, format_, has_scores_);
+  for (const std::byte* from : blocks_) {
+    CACHETTE_TRY(const Block block, tier_->Allocate(format_.block_bytes()));
+    std::memcpy(block.data, from, format_.block_bytes());
+    copy.blocks_.push_back(block.data);
+    copy.block_ids_.push_back(block.id);
+  }
+  copy.live_masks_ = live_masks_;
+  copy.positions_ = positions_;
+  copy.scores_ = scores_;
+  copy.num_slots_ = num_slots_;
+  copy.num_live_ = num_live_;
+  return copy;
+}
+
 int64_t HeadStream::BlocksToAppend(int64_t num_tokens) const {
   return BlocksFor(num_slots_ + num_tokens) - num_blocks();
 }

@@ -29,6 +29,9 @@ class HeadStream {
   HeadStream(HeadStream&&) noexcept;
   HeadStream& operator=(HeadStream&&) = delete;
 
+  // A copy with blocks of its own. Errors: kOutOfMemory.
+  Result<HeadStream> Clone() const;
+
   // Makes num_tokens new slots with the given positions, each above all before, and returns the first. Their contents
   // are the caller's to write (ops::StoreEntries on blocks()). Errors: kOutOfMemory; the stream is unchanged then.
   Result<int64_t> Append(std::span<const int32_t> positions);

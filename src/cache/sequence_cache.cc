@@ -12,6 +12,17 @@ SequenceCache::SequenceCache(Tier& tier, const CacheShape& shape)
   for (int i = 0; i < shape.num_layers * shape.num_kv_heads; ++i) streams_.emplace_back(tier, shape.format, shape.has_scores);
 }
 
+Result<SequenceCache> SequenceCache::Clone() const {
+  SequenceCache copy(*tier_, shape_);
+  copy.streams_.clear();
+  for (const HeadStream& stream : streams_) {
+    CACHETTE_TRY(HeadStream own, stream.Clone());
+    copy.streams_.push_back(std::move(own));
+  }
+  copy.ledger_ = ledger_;
+  return copy;
+}
+
 size_t SequenceCache::BytesToAppend(int64_t num_tokens) const {
   size_t new_bytes = 0;
   for (const HeadStream& stream : streams_)

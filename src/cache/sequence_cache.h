@@ -31,6 +31,9 @@ class SequenceCache {
  public:
   SequenceCache(Tier& tier, const CacheShape& shape);
 
+  // A copy that goes its own way from here, between passes. Errors: kOutOfMemory.
+  Result<SequenceCache> Clone() const;
+
   // Opens a pass: from here to EndPass every stream takes pass.num_tokens appended entries and pass.num_transient more
   // that RemoveTransient takes back. Blocks for all of them are checked against the tier's limit first.
   // Errors: kOutOfMemory; nothing has changed then.

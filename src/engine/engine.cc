@@ -50,6 +50,13 @@ std::unique_ptr<Session> Engine::NewSession(std::shared_ptr<const Recipe> recipe
   return std::unique_ptr<Session>(new Session(*tier_, shape, std::move(recipe)));
 }
 
+Result<std::unique_ptr<Session>> Engine::Fork(const Session& session) {
+  CACHETTE_TRY(SequenceCache cache, session.cache_.Clone());
+  std::unique_ptr<Session> copy(new Session(std::move(cache), session.run_));
+  copy->rope_context_tokens_ = session.rope_context_tokens_;
+  return copy;
+}
+
 Result<void> Engine::CheckTokens(std::span<const int32_t> tokens) const {
   for (const int32_t token : tokens)
     if (token < 0 || token >= config().vocab_size)

@@ -64,6 +64,8 @@ class Engine {
   Result<std::shared_ptr<const Recipe>> MakeRecipe(std::string_view name,
                                                    const std::map<std::string, std::string>& options);
   std::unique_ptr<Session> NewSession(std::shared_ptr<const Recipe> recipe);
+  // A copy of a session, cache and ledger included, that goes its own way. Errors: kOutOfMemory.
+  Result<std::unique_ptr<Session>> Fork(const Session& session);
 
   // Prefills prompt into the session (after whatever it holds) and generates. Every generated token is also written to
   // the cache, so the session can go on and its ledger covers prompt_tokens + tokens.size() steps.

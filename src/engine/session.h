@@ -24,6 +24,8 @@ class Session {
   Session(Tier& tier, const CacheShape& shape, std::shared_ptr<const Recipe> recipe)
       : cache_(tier, shape), run_(std::move(recipe), shape) {}
 
+  Session(SequenceCache cache, RecipeRun run) : cache_(std::move(cache)), run_(std::move(run)) {}
+
   SequenceCache cache_;
   RecipeRun run_;
   int64_t rope_context_tokens_ = 0;  // of the prompt being prefilled
