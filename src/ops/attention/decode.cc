@@ -16,6 +16,8 @@ namespace {
 // Slots per split. 256 slots of head_dim 64 in f16 are 64 KB, about 6 us of one core's memory bandwidth: small enough
 // to balance three KV heads over two threads at a few hundred tokens, large enough to hide the task and the merge.
 constexpr int64_t kSplitSlots = 256;
+// Rows with coded blocks move a third of the bytes per slot or less: their splits are longer by that.
+constexpr int64_t kCodedSplitSlots = 1024;
 
 // Below this many bytes a call stays on the calling thread: waking the others costs 1.3 us when they spin and 5 us when
 // the machine is busy, as much as reading 16 to 64 KB.
@@ -43,6 +45,7 @@ void CheckParams(const DecodeParams& params) {
   for (const DecodeRow& row : params.rows) {
     CACHETTE_CHECK(row.first_slot >= 0 && row.kv.num_slots >= 0);
     CACHETTE_CHECK(row.kv.num_slots == 0 || row.kv.format.head_dim == params.head_dim);
+    CACHETTE_CHECK(row.kv.num_coded_slots % kCodedEntries == 0 && row.kv.num_coded_slots <= row.kv.num_slots);
   }
 }
 
@@ -52,6 +55,18 @@ struct RowPlan {
   int64_t num_splits = 0;
   std::atomic<int64_t> num_unfinished{0};
 };
+
+int64_t SplitSlotsOf(const KvRow& kv) { return kv.num_coded_slots > 0 ? kCodedSplitSlots : kSplitSlots; }
+
+// What attention over slots [first_slot, num_slots) reads.
+int64_t VisibleBytes(const DecodeRow& row) {
+  const KvRow& kv = row.kv;
+  const int64_t num_coded = std::max<int64_t>(kv.num_coded_slots - row.first_slot, 0);
+  const int64_t num_plain = kv.num_slots - row.first_slot - num_coded;
+  const int64_t coded_bytes =
+      num_coded > 0 ? num_coded * CodedLayoutOf(kv.coded_bits, kv.format.head_dim).entry_bytes : 0;
+  return num_plain * static_cast<int64_t>(kv.format.entry_bytes()) + coded_bytes;
+}
 
 struct Plan {
   std::span<RowPlan> rows;
@@ -68,8 +83,9 @@ Plan MakePlan(Context& cx, const DecodeParams& params) {
     RowPlan& row_plan = *new (&plan.rows[r]) RowPlan;
     row_plan.first_task = num_tasks;
     if (row.first_slot < row.kv.num_slots) {
-      row_plan.num_splits = (row.kv.num_slots - 1) / kSplitSlots - row.first_slot / kSplitSlots + 1;
-      plan.num_bytes += (row.kv.num_slots - row.first_slot) * static_cast<int64_t>(row.kv.format.entry_bytes());
+      const int64_t split_slots = SplitSlotsOf(row.kv);
+      row_plan.num_splits = (row.kv.num_slots - 1) / split_slots - row.first_slot / split_slots + 1;
+      plan.num_bytes += VisibleBytes(row);
     }
     row_plan.num_unfinished = row_plan.num_splits;
     num_tasks += row_plan.num_splits;
@@ -100,11 +116,14 @@ class Partials {
 };
 
 DecodeSplit SplitOf(const DecodeParams& params, const DecodeRow& row, int64_t split_idx) {
-  const int64_t begin = (row.first_slot / kSplitSlots + split_idx) * kSplitSlots;
+  const int64_t split_slots = SplitSlotsOf(row.kv);
+  const int64_t begin = (row.first_slot / split_slots + split_idx) * split_slots;
   return {row.kv.blocks,
           row.kv.live_masks,
           std::max(begin, row.first_slot),
-          std::min(begin + kSplitSlots, row.kv.num_slots),
+          std::min(begin + split_slots, row.kv.num_slots),
+          row.kv.num_coded_slots,
+          row.kv.num_coded_slots > 0 ? CodedLayoutOf(row.kv.coded_bits, params.head_dim) : CodedLayout{},
           row.kv.format.dtype,
           params.head_dim,
           params.group_size,

@@ -33,7 +33,8 @@ struct DecodeParams {
 // Attention of one decode query per row over its entries; online softmax, f32 accumulation.
 // A row with no visible entry yields out = 0, max = -inf, denominator = 0. Long rows are split over threads at fixed
 // slot boundaries (independent of thread count and of the other rows) and merged by (out, max, denominator).
-// No sync, scratch from cx. Moves the visible blocks once: sum of num_slots * entry_bytes().
+// No sync, scratch from cx. Moves the visible blocks once: sum of num_slots * entry_bytes(), coded slots with those of
+// their layout; codes become f32 in registers only.
 // Source: online softmax, arXiv:1805.02867; split and rescaled merge, arXiv:2205.14135, 2311.01282.
 void DecodeAttention(Context& cx, const DecodeParams& params);
 

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "base/dtype.h"
+#include "ops/attention/coded_layout.h"
 
 namespace cachette::ops {
 
@@ -17,6 +18,8 @@ struct DecodeSplit {
   const uint16_t* live_masks;  // or null
   int64_t begin_slot;
   int64_t end_slot;
+  int64_t num_coded_slots;  // of the row: slots below it lie in coded blocks
+  CodedLayout coded;        // where there are any
   Dtype dtype;
   int head_dim;
   int group_size;

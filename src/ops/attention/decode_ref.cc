@@ -4,7 +4,7 @@
 
 #include "ops/attention/decode.h"
 #include "ops/attention/decode_kernels.h"
-#include "ops/attention/element.h"
+#include "ops/attention/kv_codec.h"
 
 namespace cachette::ops {
 namespace {
@@ -15,11 +15,10 @@ bool IsVisible(const DecodeRow& row, int64_t slot) {
 }
 
 double LogitOf(const DecodeParams& params, const DecodeRow& row, const float* q, int64_t slot) {
-  const std::byte* block = row.kv.blocks[slot / kBlockTokens];
+  std::vector<float> key(static_cast<size_t>(params.head_dim));
+  LoadEntry(row.kv, slot, key.data(), nullptr);
   double dot = 0.0;
-  for (int d = 0; d < params.head_dim; ++d)
-    dot += static_cast<double>(q[d]) *
-           static_cast<double>(ElementAt(row.kv.format.dtype, block, d * kBlockTokens + slot % kBlockTokens));
+  for (size_t d = 0; d < key.size(); ++d) dot += static_cast<double>(q[d]) * static_cast<double>(key[d]);
   const double scaled = dot * static_cast<double>(params.scale);
   const double cap = static_cast<double>(params.softcap);
   return cap > 0.0 ? cap * std::tanh(scaled / cap) : scaled;
@@ -40,14 +39,13 @@ void DecodeRowRef(const DecodeParams& params, const DecodeRow& row) {
     }
     double denominator = 0.0;
     std::vector<double> sum(head_dim, 0.0);
+    std::vector<float> value(head_dim);
     for (int64_t slot = row.first_slot; slot < row.kv.num_slots; ++slot) {
       if (!IsVisible(row, slot)) continue;
       const double p = std::exp(logits[static_cast<size_t>(slot)] - max);
-      const std::byte* values = row.kv.blocks[slot / kBlockTokens] + row.kv.format.values_offset_bytes();
+      LoadEntry(row.kv, slot, nullptr, value.data());
       denominator += p;
-      for (size_t d = 0; d < head_dim; ++d)
-        sum[d] += p * static_cast<double>(ElementAt(row.kv.format.dtype, values,
-                                                    slot % kBlockTokens * params.head_dim + static_cast<int64_t>(d)));
+      for (size_t d = 0; d < head_dim; ++d) sum[d] += p * static_cast<double>(value[d]);
     }
     for (size_t d = 0; d < head_dim; ++d)
       row.out[static_cast<size_t>(g) * head_dim + d] =

@@ -28,12 +28,16 @@ struct KvFormat {
 // The entries of one KV head of one request, in position order: slot i is slot i % kBlockTokens of
 // blocks[i / kBlockTokens]. Eviction leaves holes (dead slots) instead of moving data; the cache merges blocks when
 // holes add up. Attention gives a dead slot no weight; every block has at least one live slot.
+// The oldest entries may be coded (coded_layout.h): a coded block holds 64 of them, all live, and stands four times in
+// blocks, so that slots count through both kinds.
 struct KvRow {
   const std::byte* const* blocks = nullptr;  // [ceil(num_slots / kBlockTokens)], each 64-byte aligned
   const int32_t* positions = nullptr;        // [num_slots], absolute; strictly increasing over live slots
   const uint16_t* live_masks = nullptr;      // [number of blocks], bit i = slot i is live; null = no dead slots
   int64_t num_slots = 0;                     // used slots, dead ones included; slots past it are masked too
-  KvFormat format;
+  KvFormat format;                           // of the plain blocks
+  int64_t num_coded_slots = 0;               // a multiple of 64, at most num_slots
+  int coded_bits = 0;                        // 8, 4 or 2 where there are coded slots
 };
 
 }  // namespace cachette::ops

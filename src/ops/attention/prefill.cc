@@ -35,6 +35,8 @@ void CheckParams(const PrefillParams& params) {
   for (const PrefillRow& row : params.rows) {
     CACHETTE_CHECK(row.kv.num_slots >= params.num_queries && row.kv.format.head_dim == params.head_dim);
     CACHETTE_CHECK(row.kv.positions != nullptr || params.attention_window == 0);
+    CACHETTE_CHECK(row.kv.num_coded_slots % kCodedEntries == 0 &&
+                   row.kv.num_coded_slots <= row.kv.num_slots - params.num_queries);
   }
 }
 
@@ -100,6 +102,7 @@ Geometry GeometryOf(const PrefillParams& params) {
 struct RowWork {
   const PrefillRow* row;
   PanelView panel;                    // slot begin is slot 0 of the panel
+  CodedLayout coded;                  // of the row's coded blocks, if it has any
   std::span<int32_t> positions;       // [panel slots], INT32_MIN for dead ones; empty when nothing but causality masks
   std::span<float> max, denominator;  // [num_tiles * tile_rows]
   std::span<float> out;               // per tile [v_dim/64][padded rows][64]
@@ -156,6 +159,7 @@ class Prefill {
     ScratchArena& scratch = cx_.scratch();
     RowWork work{};
     work.row = &row;
+    if (row.kv.num_coded_slots > 0) work.coded = CodedLayoutOf(row.kv.coded_bits, geometry_.head_dim);
     work.panel = {scratch.Allocate(panel_slots * static_cast<size_t>(geometry_.k_dim) * geometry_.element_bytes),
                   scratch.Allocate(panel_slots * static_cast<size_t>(geometry_.v_dim) * geometry_.element_bytes),
                   static_cast<int64_t>(panel_slots),
@@ -204,7 +208,9 @@ class Prefill {
   void Gather(RowWork& work, int64_t slot, int64_t panel_slot) {
     const KvRow& kv = work.row->kv;
     const int64_t block = slot / kBlockTokens;
-    kernels_.gather_block(work.panel, {slot < kv.num_slots ? kv.blocks[block] : nullptr, kv.format.dtype, panel_slot});
+    kernels_.gather_block(
+        work.panel, {slot < kv.num_slots ? kv.blocks[block] : nullptr, kv.format.dtype, panel_slot,
+                     slot < kv.num_coded_slots ? work.coded : CodedLayout{}, static_cast<int>(slot % kCodedEntries)});
     if (work.positions.empty()) return;
     const uint32_t live = kv.live_masks == nullptr || slot >= kv.num_slots ? 0xffffu : kv.live_masks[block];
     for (int i = 0; i < kBlockTokens; ++i) {

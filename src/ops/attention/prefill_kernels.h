@@ -12,6 +12,7 @@
 #include <cstdint>
 
 #include "base/dtype.h"
+#include "ops/attention/coded_layout.h"
 
 namespace cachette {
 class Context;
@@ -38,6 +39,8 @@ struct BlockGather {
   const std::byte* block;
   Dtype dtype;
   int64_t slot;
+  CodedLayout coded;    // bits 0: the block is plain
+  int first_entry = 0;  // of a coded block: entries [first_entry, first_entry + 16)
 };
 
 // Query rows of a tile, scaled and converted: row r is query r / group_size, head r % group_size.

@@ -2,7 +2,7 @@
 #include <limits>
 #include <vector>
 
-#include "ops/attention/element.h"
+#include "ops/attention/kv_codec.h"
 #include "ops/attention/prefill.h"
 #include "ops/attention/prefill_kernels.h"
 
@@ -17,11 +17,10 @@ bool IsVisible(const PrefillParams& params, const KvRow& kv, int64_t query_slot,
 }
 
 double LogitOf(const PrefillParams& params, const KvRow& kv, const float* q, int64_t slot) {
-  const std::byte* keys = kv.blocks[slot / kBlockTokens];
+  std::vector<float> key(static_cast<size_t>(params.head_dim));
+  LoadEntry(kv, slot, key.data(), nullptr);
   double dot = 0.0;
-  for (int d = 0; d < params.head_dim; ++d)
-    dot += static_cast<double>(q[d]) *
-           static_cast<double>(ElementAt(kv.format.dtype, keys, d * kBlockTokens + slot % kBlockTokens));
+  for (size_t d = 0; d < key.size(); ++d) dot += static_cast<double>(q[d]) * static_cast<double>(key[d]);
   const double scaled = dot * static_cast<double>(params.scale);
   const double cap = static_cast<double>(params.softcap);
   return cap > 0.0 ? cap * std::tanh(scaled / cap) : scaled;
@@ -39,13 +38,12 @@ void AttendQuery(const PrefillParams& params, const KvRow& kv, int64_t query_slo
   }
   double denominator = 0.0;
   std::vector<double> sum(static_cast<size_t>(params.head_dim), 0.0);
+  std::vector<float> value(sum.size());
   for (size_t i = 0; i < slots.size(); ++i) {
     const double p = std::exp(logits[i] - max);
-    const std::byte* values = kv.blocks[slots[i] / kBlockTokens] + kv.format.values_offset_bytes();
+    LoadEntry(kv, slots[i], nullptr, value.data());
     denominator += p;
-    for (int d = 0; d < params.head_dim; ++d)
-      sum[static_cast<size_t>(d)] +=
-          p * static_cast<double>(ElementAt(kv.format.dtype, values, slots[i] % kBlockTokens * params.head_dim + d));
+    for (size_t d = 0; d < sum.size(); ++d) sum[d] += p * static_cast<double>(value[d]);
   }
   for (int d = 0; d < params.head_dim; ++d) out[d] = static_cast<float>(sum[static_cast<size_t>(d)] / denominator);
 }

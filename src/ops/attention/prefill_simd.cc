@@ -1,3 +1,4 @@
+#include "ops/attention/codes_simd.h"
 #include "ops/attention/prefill_kernels.h"
 #include "ops/simd_vec.h"
 
@@ -5,6 +6,7 @@ namespace cachette::CACHETTE_ISA {
 namespace {
 
 constexpr int kBlock = 16;
+constexpr int kMaxHeadDim = 256;
 
 // 16 columns of rows 2i and 2i + 1, interleaved as bf16 pairs: 64 bytes.
 CACHETTE_INLINE void StorePairs(std::byte* p, F32x16 even, F32x16 odd) {
@@ -61,7 +63,84 @@ void GatherTyped(const ops::PanelView& panel, const ops::BlockGather& gather) {
   }
 }
 
+// f16 parameters [count] as f32; count is a multiple of 16.
+void LoadParams(const std::byte* from, int count, float* to) {
+  for (int i = 0; i < count; i += 16) Store(to + i, LoadAs<Dtype::kF16>(from + i * 2));
+}
+
+template <int kBits>
+void GatherCodedKeys(const ops::PanelView& panel, const ops::BlockGather& gather) {
+  constexpr int kPerWord = 32 / kBits;
+  const ops::CodedLayout& l = gather.coded;
+  const int64_t element_bytes = panel.is_bf16 ? 2 : 4;
+  alignas(64) float scales[kMaxHeadDim], mins[kMaxHeadDim];
+  const int params = gather.first_entry / ops::kCodedGroup * l.padded_dim * 2;
+  LoadParams(gather.block + l.key_scales + params, l.padded_dim, scales);
+  LoadParams(gather.block + l.key_mins + params, l.padded_dim, mins);
+  std::byte* slab = panel.keys + gather.slot / ops::kSlabColumns * ops::kSlabColumns * panel.k_dim * element_bytes;
+  const auto column = static_cast<int>(gather.slot % ops::kSlabColumns);
+  // Padded channels decode to 0, as the panel wants them.
+  for (int d = 0; d < l.padded_dim; d += kPerWord) {
+    Words words = LoadWords(gather.block + l.key_codes +
+                            (gather.first_entry / kBlock * (l.padded_dim / kPerWord) + d / kPerWord) * 64);
+    for (int j = d; j < d + kPerWord; j += 2) {
+      const F32x16 even = Fma(LowCodes<kBits>(words), Set1(scales[j]), Set1(mins[j]));
+      words = NextCodes<kBits>(words);
+      const F32x16 odd = Fma(LowCodes<kBits>(words), Set1(scales[j + 1]), Set1(mins[j + 1]));
+      words = NextCodes<kBits>(words);
+      StoreRowPair(panel.is_bf16, slab, j, column, even, odd);
+    }
+  }
+  for (int d = l.padded_dim; d < panel.k_dim; d += 2)
+    StoreRowPair(panel.is_bf16, slab, d, column, Set1(0.0f), Set1(0.0f));
+}
+
+template <int kBits>
+void GatherCodedValues(const ops::PanelView& panel, const ops::BlockGather& gather) {
+  constexpr int kPerWord = 32 / kBits;
+  const ops::CodedLayout& l = gather.coded;
+  const int64_t element_bytes = panel.is_bf16 ? 2 : 4;
+  for (int d = 0; d < panel.v_dim; d += 16) {
+    std::byte* slab = panel.values + d / ops::kSlabColumns * panel.num_slots * ops::kSlabColumns * element_bytes;
+    const int column = d % ops::kSlabColumns;
+    if (d >= l.padded_dim) {
+      for (int e = 0; e < kBlock; e += 2)
+        StoreRowPair(panel.is_bf16, slab, gather.slot + e, column, Set1(0.0f), Set1(0.0f));
+      continue;
+    }
+    const uint16_t mask = d + 16 <= l.head_dim ? uint16_t{0xffff} : uint16_t{0xff};
+    alignas(64) float scales[kBlock], mins[kBlock];
+    const int params = (d / ops::kCodedGroup * ops::kCodedEntries + gather.first_entry) * 2;
+    LoadParams(gather.block + l.value_scales + params, kBlock, scales);
+    LoadParams(gather.block + l.value_mins + params, kBlock, mins);
+    for (int e = 0; e < kBlock; e += kPerWord) {
+      Words words = LoadWords(gather.block + l.value_codes +
+                              ((gather.first_entry + e) / kPerWord * (l.padded_dim / 16) + d / 16) * 64);
+      for (int j = e; j < e + kPerWord; j += 2) {
+        const F32x16 even = Fma(LowCodes<kBits>(words), Set1(scales[j]), Set1(mins[j]));
+        words = NextCodes<kBits>(words);
+        const F32x16 odd = Fma(LowCodes<kBits>(words), Set1(scales[j + 1]), Set1(mins[j + 1]));
+        words = NextCodes<kBits>(words);
+        StoreRowPair(panel.is_bf16, slab, gather.slot + j, column, Select(mask, even, Set1(0.0f)),
+                     Select(mask, odd, Set1(0.0f)));
+      }
+    }
+  }
+}
+
+template <int kBits>
+void GatherCoded(const ops::PanelView& panel, const ops::BlockGather& gather) {
+  GatherCodedKeys<kBits>(panel, gather);
+  GatherCodedValues<kBits>(panel, gather);
+}
+
 void GatherBlock(const ops::PanelView& panel, const ops::BlockGather& gather) {
+  switch (gather.coded.bits) {
+    case 8: return GatherCoded<8>(panel, gather);
+    case 4: return GatherCoded<4>(panel, gather);
+    case 2: return GatherCoded<2>(panel, gather);
+    default: break;
+  }
   switch (gather.dtype) {
     case Dtype::kF16: return GatherTyped<Dtype::kF16, 2>(panel, gather);
     case Dtype::kBF16: return GatherTyped<Dtype::kBF16, 2>(panel, gather);

@@ -4,12 +4,14 @@
 #include <gtest/gtest.h>
 
 #include <limits>
+#include <utility>
 
 #include "ops/attention/kv_fixture.h"
 
 namespace cachette::ops {
 namespace {
 
+using testing::AttentionBound;
 using testing::BoundOf;
 using testing::FastBackends;
 using testing::kEps;
@@ -22,6 +24,7 @@ struct Shape {
   int group_size = 3;
   float softcap = 0.0f;
   bool has_holes = false;
+  int coded_bits = 0;
 };
 
 struct Problem {
@@ -41,6 +44,10 @@ Problem MakeProblem(const Shape& shape, const std::vector<int64_t>& lengths, uin
   Problem p{.shape = shape, .rows = {}, .first_slots = std::vector<int64_t>(lengths.size(), 0), .q = {}};
   for (int64_t length : lengths) {
     p.rows.emplace_back(rng, shape.dtype, shape.head_dim, length);
+    // All but 0 to 63 of the newest entries are coded, or in every other row those and 128 more.
+    const int64_t num_plain = p.rows.size() % 2 == 0 ? 128 : 0;
+    if (shape.coded_bits > 0 && length > num_plain)
+      p.rows.back().Encode(shape.coded_bits, (length - num_plain) / kCodedEntries * kCodedEntries);
     if (shape.has_holes) p.rows.back().PunchHoles(rng, length);
   }
   p.q = Normals(rng, lengths.size() * static_cast<size_t>(shape.group_size * shape.head_dim));
@@ -72,8 +79,9 @@ int64_t LongestRow(const Problem& p) {
 // Products are summed in f32 over head_dim; the exponential adds 1.7e-7, the softcap's tanh 6e-7 of the cap.
 double ToleranceOf(const Problem& p) {
   const double weight_error = 2e-7 + 1e-6 * static_cast<double>(p.shape.softcap);
-  return BoundOf(p.q, p.shape.head_dim, ScaleOf(p.shape))
-      .Output((p.shape.head_dim + 4) * kEps, weight_error, LongestRow(p));
+  const double terms = p.shape.coded_bits > 0 ? AttentionBound::kCodedTerms : 1.0;
+  return terms * BoundOf(p.q, p.shape.head_dim, ScaleOf(p.shape))
+                     .Output((p.shape.head_dim + 4) * kEps, weight_error, LongestRow(p));
 }
 
 void ExpectMatchesReference(const Problem& p) {
@@ -124,6 +132,36 @@ TEST(DecodeAttention, MatchesReferenceWithHolesSoftcapAndFirstSlot) {
   }
 }
 
+TEST(DecodeAttention, CodedMatchesReferenceAtEveryLength) {
+  for (int bits : {8, 4, 2})
+    ExpectMatchesReference(
+        MakeProblem({.coded_bits = bits}, {0,    63,   64,   65,   127,  128,  192,  193,  255,  256, 257,
+                                           1023, 1024, 1025, 1087, 1088, 1153, 2047, 2048, 2200, 3001}));
+}
+
+TEST(DecodeAttention, CodedMatchesReferenceForEveryShape) {
+  for (int bits : {8, 4, 2}) {
+    for (int group_size : {1, 2, 3, 4, 5, 8, 16})
+      ExpectMatchesReference(MakeProblem({.group_size = group_size, .coded_bits = bits}, {130, 300}));
+    for (Dtype dtype : {Dtype::kF32, Dtype::kF16, Dtype::kBF16})
+      for (int head_dim : {8, 16, 24, 72, 80, 96, 128, 256})
+        ExpectMatchesReference(
+            MakeProblem({.dtype = dtype, .head_dim = head_dim, .group_size = 2, .coded_bits = bits}, {75, 270}));
+  }
+}
+
+TEST(DecodeAttention, CodedMatchesReferenceWithHolesSoftcapAndFirstSlot) {
+  for (int bits : {8, 4, 2})
+    for (float softcap : {0.0f, 3.0f}) {
+      Problem p = MakeProblem({.softcap = softcap, .has_holes = true, .coded_bits = bits}, {64, 200, 300, 1200, 2300});
+      ExpectMatchesReference(p);
+      p.first_slots = {63, 1, 17, 1029, 1024};  // in coded blocks
+      ExpectMatchesReference(p);
+      p.first_slots = {64, 100, 299, 1151, 2299};  // none visible; behind the coded blocks; the last slot
+      ExpectMatchesReference(p);
+    }
+}
+
 TEST(DecodeAttention, DeadSlotsDoNotMatter) {
   Problem holes = MakeProblem({.has_holes = true}, {300});
   for (const Backend& backend : AllBackends()) {
@@ -165,8 +203,9 @@ TEST(DecodeAttention, EmptyRowsGiveZero) {
 }
 
 TEST(DecodeAttention, SameBitsForAnyThreadCountAndBatch) {
-  for (int head_dim : {64, 80}) {
-    const Problem batch = MakeProblem({.head_dim = head_dim, .has_holes = true}, {1021, 0, 2111, 17, 513});
+  for (const auto& [head_dim, bits] : {std::pair{64, 0}, {80, 0}, {64, 4}}) {
+    const Problem batch =
+        MakeProblem({.head_dim = head_dim, .has_holes = true, .coded_bits = bits}, {1021, 0, 2111, 17, 513});
     for (const Backend& backend : FastBackends()) {
       const Output one = Attend(batch, backend, 1);
       for (int num_threads : {2, 3}) EXPECT_EQ(Attend(batch, backend, num_threads).out, one.out) << backend.name;

@@ -11,6 +11,7 @@
 
 #include "base/half.h"
 #include "base/rng.h"
+#include "ops/attention/kv_codec.h"
 #include "ops/attention/kv_store.h"
 #include "ops/attention/kv_view.h"
 #include "tensor/backend.h"
@@ -58,10 +59,23 @@ class TestRow {
     std::iota(positions_.begin(), positions_.end(), 0);
   }
 
-  // Kills about a third of the slots before keep_from, never a whole block, and scatters the positions.
+  // Encodes the first num_slots slots, a multiple of 64; before holes are punched.
+  void Encode(int bits, int64_t num_slots) {
+    coded_bits_ = bits;
+    num_coded_slots_ = num_slots;
+    const std::vector<uint16_t> all(4, 0xffff);
+    const auto block_bytes = static_cast<size_t>(CodedLayoutOf(bits, format_.head_dim).block_bytes);
+    for (auto b = static_cast<size_t>(num_slots / kBlockTokens); b > 0; b -= 4) {
+      blocks_.emplace_back(static_cast<std::byte*>(std::aligned_alloc(64, block_bytes)), std::free);
+      EncodeBlock(format_, &pointers_[b - 4], all.data(), 0, bits, blocks_.back().get());
+      std::fill_n(pointers_.begin() + static_cast<int64_t>(b) - 4, 4, blocks_.back().get());
+    }
+  }
+
+  // Kills about a third of the plain slots before keep_from, never a whole block, and scatters the positions.
   void PunchHoles(Rng& rng, int64_t keep_from) {
     masks_.assign(pointers_.size(), 0xffff);
-    for (int64_t slot = 0; slot < keep_from; ++slot)
+    for (int64_t slot = num_coded_slots_; slot < keep_from; ++slot)
       if (slot % kBlockTokens != 3 && rng.Below(3) == 0)
         masks_[static_cast<size_t>(slot / kBlockTokens)] &= static_cast<uint16_t>(~(1u << (slot % kBlockTokens)));
     int32_t position = 0;
@@ -73,7 +87,8 @@ class TestRow {
 
   KvRow View() const { return ViewOf(num_slots_); }
   KvRow ViewOf(int64_t num_slots) const {
-    return {pointers_.data(), positions_.data(), masks_.empty() ? nullptr : masks_.data(), num_slots, format_};
+    return {pointers_.data(), positions_.data(), masks_.empty() ? nullptr : masks_.data(), num_slots, format_,
+            num_coded_slots_, coded_bits_};
   }
   std::byte* const* blocks() const { return pointers_.data(); }
   const KvFormat& format() const { return format_; }
@@ -81,6 +96,8 @@ class TestRow {
  private:
   KvFormat format_;
   int64_t num_slots_;
+  int64_t num_coded_slots_ = 0;
+  int coded_bits_ = 0;
   std::vector<std::unique_ptr<std::byte, void (*)(void*)>> blocks_;
   std::vector<std::byte*> pointers_;
   std::vector<int32_t> positions_;
@@ -91,6 +108,9 @@ class TestRow {
 struct AttentionBound {
   double logit;   // largest sum |q_d k_d| * scale
   double values;  // largest |v|
+  // A coded key is code * scale + min: both terms are up to the group's range, four times the largest key, and leave
+  // their own rounding errors. The scales of a logit's worst case in BoundOf allow for 2; 8 covers both terms.
+  static constexpr double kCodedTerms = 8.0;
   // A relative error r of every product and a relative error w of every weight move the output by at most
   // 2 (logit * r + w) max|v| to first order (numerator and denominator both), plus summation.
   double Output(double product_error, double weight_error, int64_t num_slots) const {

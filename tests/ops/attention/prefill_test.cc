@@ -25,6 +25,7 @@ struct Shape {
   int32_t attention_window = 0;
   bool has_holes = false;
   GemmDtype gemm = GemmDtype::kF32;
+  int coded_bits = 0;
 };
 
 struct Problem {
@@ -43,6 +44,7 @@ Problem MakeProblem(const Shape& shape, const std::vector<int64_t>& slots_before
   Problem p{shape, num_queries, {}, {}};
   for (int64_t before : slots_before) {
     p.rows.emplace_back(rng, shape.dtype, shape.head_dim, before + num_queries);
+    if (shape.coded_bits > 0) p.rows.back().Encode(shape.coded_bits, before / kCodedEntries * kCodedEntries);
     if (shape.has_holes) p.rows.back().PunchHoles(rng, before);
   }
   p.q = Normals(rng, static_cast<size_t>(num_queries * p.stride()));
@@ -77,6 +79,7 @@ double ToleranceOf(const Problem& p) {
   const bool is_bf16 = p.shape.gemm == GemmDtype::kBF16;
   const double product = (p.shape.head_dim + 4) * kEps + (is_bf16 ? 2.0 * 0x1.0p-9 : 0.0);
   const double weight = 2e-7 + 1e-6 * static_cast<double>(p.shape.softcap) + (is_bf16 ? 9e-5 + 2.0 * 0x1.0p-9 : 0.0);
+  // Coded keys and values are read within one rounding: no further terms (see kCodedTerms for where there are).
   return BoundOf(p.q, p.shape.head_dim, ScaleOf(p.shape)).Output(product, weight, longest);
 }
 
@@ -125,6 +128,25 @@ TEST_P(PrefillAttentionTest, RaggedRowsWithHolesWindowAndSoftcap) {
     for (float softcap : {0.0f, 3.0f})
       ExpectMatchesReference(MakeProblem(
           {.softcap = softcap, .attention_window = window, .has_holes = true, .gemm = GetParam()}, {0, 700, 17}, 70));
+}
+
+TEST_P(PrefillAttentionTest, CodedEntries) {
+  for (int bits : {8, 4, 2}) {
+    for (int64_t before : {63, 64, 100, 515})
+      ExpectMatchesReference(MakeProblem({.group_size = 1, .gemm = GetParam(), .coded_bits = bits}, {before, 64}, 17));
+    for (int head_dim : {8, 16, 72, 80, 96, 128, 256})
+      ExpectMatchesReference(
+          MakeProblem({.head_dim = head_dim, .group_size = 1, .gemm = GetParam(), .coded_bits = bits}, {150}, 5));
+    for (Dtype dtype : {Dtype::kF32, Dtype::kBF16})
+      ExpectMatchesReference(MakeProblem({.dtype = dtype,
+                                          .group_size = 2,
+                                          .softcap = 3.0f,
+                                          .attention_window = 170,
+                                          .has_holes = true,
+                                          .gemm = GetParam(),
+                                          .coded_bits = bits},
+                                         {0, 200, 700}, 20));
+  }
 }
 
 TEST_P(PrefillAttentionTest, LongRowsGoInSeveralRounds) {
