@@ -1,5 +1,7 @@
 #include "methods/recipe_run.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -52,7 +54,7 @@ RecipeRun::RecipeRun(std::shared_ptr<const Recipe> recipe, const CacheShape& sha
   choice_sizes_.resize(static_cast<size_t>(shape.num_kv_heads));
 }
 
-bool RecipeRun::observes() const { return recipe_->parts().scorer != nullptr; }
+bool RecipeRun::observes() const { return recipe_->parts().scorer != nullptr || recipe_->codec().bits > 0; }
 
 void RecipeRun::BeforePass(Context&, SequenceCache& cache, const PassInfo& pass) {
   if (pass.phase == Phase::kPrefill) {
@@ -76,6 +78,18 @@ void RecipeRun::BeforePass(Context&, SequenceCache& cache, const PassInfo& pass)
 }
 
 Result<void> RecipeRun::AfterAttention(Context& cx, SequenceCache& cache, const LayerQueries& queries) {
+  if (recipe_->parts().scorer != nullptr) CACHETTE_TRY(EvictAfter(cx, cache, queries));
+  return MayEncode() ? cache.EncodeTail(cx, queries.layer) : Ok();
+}
+
+// Prompt entries that still have to compete stay plain: with post_fill, until the prompt's last chunk.
+bool RecipeRun::MayEncode() const {
+  const Trigger* trigger = recipe_->parts().trigger.get();
+  return moment_.pass.phase == Phase::kDecode || trigger == nullptr || trigger->acts_per_chunk() ||
+         moment_.pass.is_last_prefill_chunk;
+}
+
+Result<void> RecipeRun::EvictAfter(Context& cx, SequenceCache& cache, const LayerQueries& queries) {
   const RecipeParts& parts = recipe_->parts();
   if (parts.scorer->has_running_score()) parts.scorer->Accumulate(cx, cache, queries);
   Remember(queries);
@@ -87,6 +101,7 @@ Result<void> RecipeRun::AfterAttention(Context& cx, SequenceCache& cache, const 
     const bool is_decided = std::all_of(contest.slots.begin(), contest.slots.end(), [&](const auto& slots) {
       return static_cast<int64_t>(slots.size()) <= contest.num_places;
     });
+    if (!is_decided) CACHETTE_TRY(CheckPlain(cache, queries.layer, contest));
     if (!is_decided) Score(cx, cache, queries, contest);
     cache.RemoveTransient(queries.layer);
     if (!is_decided) Settle(cache, queries.layer, contest, EvictTime::kAfterAttention);
@@ -102,6 +117,18 @@ Result<void> RecipeRun::AfterAttention(Context& cx, SequenceCache& cache, const 
       num_bytes += cache.ledger().total_live_entries() * static_cast<int64_t>(sizeof(float));
     cache.ledger().SetMetadataBytes(num_bytes);
   }
+  return Ok();
+}
+
+Result<void> RecipeRun::CheckPlain(const SequenceCache& cache, int layer, const Contest& contest) const {
+  for (size_t head = 0; head < contest.slots.size(); ++head)
+    if (const std::vector<int64_t>& slots = contest.slots[head];
+        !slots.empty() && slots.front() < cache.stream(layer, static_cast<int>(head)).num_coded_slots())
+      return Fail(
+          Error::kInvalidArgument,
+          fmt::format("codec {} cannot rewrite the entries of an earlier prompt, and with a budget all compete; "
+                      "use keep_fraction or a new session",
+                      recipe_->options().codec));
   return Ok();
 }
 

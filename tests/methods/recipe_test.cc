@@ -207,13 +207,14 @@ std::vector<int32_t> LivePositions(const HeadStream& stream) {
 // Chunked prefill of edge lengths and decode: what stays is a sorted subset of what was there, contains what is
 // protected, is within the budget unless the head keeps all, and pool, streams and ledger agree.
 TEST_P(EveryRecipe, KeepsProtectedEntriesInOrderWithinItsBudget) {
-  const CacheShape shape = Shape(2, 2);
+  CacheShape shape = Shape(2, 2);
   for (const int64_t num_prompt :
        {int64_t{1}, kBlock - 1, kBlock, kBlock + 1, int64_t{39}, int64_t{41}, int64_t{200}}) {
     for (const int64_t chunk : {1, 7, 16, 1000}) {
       SCOPED_TRACE("prompt " + std::to_string(num_prompt) + " chunk " + std::to_string(chunk));
       auto recipe = Recipe::Create(row().name, SmallOptions());
       ASSERT_TRUE(recipe.ok()) << recipe.failure().message;
+      shape.has_scores = recipe->has_running_score();
       ASSERT_TRUE(recipe->Prepare(shape).ok());
       RecipeParts parts = row().make_parts();  // for its protected ranges
       ASSERT_TRUE(row().apply_budget == nullptr || row().apply_budget(parts, kBudget).ok());

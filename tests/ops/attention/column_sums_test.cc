@@ -137,14 +137,14 @@ TEST(ColumnSums, AgreeWithTheDefinitionOnEveryBackend) {
   const std::vector<Shape> shapes = {
       {},
       {.dtype = Dtype::kF32, .head_dim = 8, .group_size = 1},
-      {.dtype = Dtype::kBF16, .head_dim = 72, .group_size = 16},
-      {.head_dim = 256, .group_size = 5, .softcap = 3.0f},
+      {.dtype = Dtype::kBF16, .head_dim = 72, .group_size = 9},
+      {.head_dim = 256, .group_size = 2, .softcap = 3.0f},
       {.has_holes = true},
       {.group_logits = GroupLogits::kMax},
       {.group_size = 4, .softcap = 2.0f, .has_holes = true, .group_logits = GroupLogits::kMax}};
   for (const Shape& shape : shapes)
-    for (const int64_t num_queries : {1, 2, 13, 70}) {
-      const Problem p = MakeProblem(shape, {1, 15, 16, 17, 63, 64, 65, 131, 300}, num_queries);
+    for (const int64_t num_queries : {1, 13, 70}) {
+      const Problem p = MakeProblem(shape, {1, 15, 17, 64, 65, 131}, num_queries);
       const auto slow = Slow(p);
       for (const Backend& backend : AllBackends()) {
         if (!backend.is_supported) continue;
@@ -158,7 +158,9 @@ TEST(ColumnSums, AgreeWithTheDefinitionOnEveryBackend) {
 TEST(ColumnSums, DoNotDependOnTheNumberOfThreads) {
   const Problem p = MakeProblem({}, {500, 90, 256}, 100);
   for (const Backend& backend : AllBackends())
-    if (backend.is_supported) EXPECT_EQ(SumsOf(p, backend, 1), SumsOf(p, backend, 4)) << backend.name;
+    if (backend.is_supported) {
+      EXPECT_EQ(SumsOf(p, backend, 1), SumsOf(p, backend, 4)) << backend.name;
+    }
 }
 
 TEST(ColumnSums, EveryQueryThatSeesSomethingHandsOutOneWhole) {
@@ -175,7 +177,8 @@ TEST(ColumnSums, EveryQueryThatSeesSomethingHandsOutOneWhole) {
 
 TEST(ColumnSums, NoQueriesGiveZeros) {
   const Problem p = MakeProblem({}, {20}, 0);
-  for (const float sum : SumsOf(p, AllBackends()[0])[0]) EXPECT_EQ(sum, 0.0f);
+  const auto sums = SumsOf(p, AllBackends()[0]);
+  for (const float sum : sums[0]) EXPECT_EQ(sum, 0.0f);
 }
 
 }  // namespace
