@@ -8,6 +8,23 @@
 namespace cachette {
 namespace {
 
+// Coded blocks come first, whole, and stand at all four places of their slots.
+void CheckCoded(const HeadStream& stream, const std::string& where, std::vector<std::string>& broken) {
+  const int64_t num_slots = stream.num_coded_slots();
+  if (num_slots % ops::kCodedEntries != 0 || num_slots > stream.num_slots() ||
+      (num_slots > 0 && stream.coded_layout().bits == 0)) {
+    broken.push_back(fmt::format("{}: {} of {} slots are coded in {} bits", where, num_slots, stream.num_slots(),
+                                 stream.coded_layout().bits));
+    return;
+  }
+  for (int64_t b = 0; b < num_slots / ops::kBlockTokens; ++b) {
+    const auto place = static_cast<size_t>(b), first = static_cast<size_t>(b / 4 * 4);
+    if (stream.live_masks()[place] != 0xffff || stream.blocks()[place] != stream.blocks()[first] ||
+        stream.block_ids()[place] != stream.block_ids()[first])
+      broken.push_back(fmt::format("{}: place {} of a coded block is not its own or has dead slots", where, b));
+  }
+}
+
 void CheckStream(const HeadStream& stream, int64_t num_tokens, const std::string& where,
                  std::vector<std::string>& broken) {
   const auto blocks_of = [](int64_t num_slots) { return (num_slots + ops::kBlockTokens - 1) / ops::kBlockTokens; };
@@ -20,6 +37,7 @@ void CheckStream(const HeadStream& stream, int64_t num_tokens, const std::string
                                  stream.live_masks().size(), stream.block_ids().size()));
     return;  // the slots below could not be read
   }
+  CheckCoded(stream, where, broken);
   int64_t live = 0;
   int64_t last_position = -1;
   for (int64_t slot = 0; slot < stream.num_slots(); ++slot) {
@@ -60,8 +78,14 @@ std::vector<std::string> CheckInvariants(const Tier& tier, std::span<const Seque
           broken.push_back(
               fmt::format("{}: ledger has {} live entries, stream {}", where, in_ledger, stream.num_live()));
         live += stream.num_live();
-        live_bytes += stream.num_live() * static_cast<int64_t>(stream.format().entry_bytes());
-        for (const uint32_t id : stream.block_ids()) ++owners[{stream.format().block_bytes(), id}];
+        live_bytes += stream.LiveBytes();
+        for (int64_t b = 0; b < stream.num_blocks(); ++b) {
+          const bool is_coded = b * ops::kBlockTokens < stream.num_coded_slots();
+          if (is_coded && b % 4 != 0) continue;  // one block stands at four places
+          const size_t block_bytes =
+              is_coded ? static_cast<size_t>(stream.coded_layout().block_bytes) : stream.format().block_bytes();
+          ++owners[{block_bytes, stream.block_ids()[static_cast<size_t>(b)]}];
+        }
       }
     }
     if (live != sequence.ledger().total_live_entries())

@@ -1,5 +1,6 @@
 #include "cache/sequence_cache.h"
 
+#include <algorithm>
 #include <numeric>
 
 #include "ops/attention/kv_store.h"
@@ -9,7 +10,8 @@ namespace cachette {
 SequenceCache::SequenceCache(Tier& tier, const CacheShape& shape)
     : tier_(&tier), shape_(shape), ledger_(shape.num_layers * shape.num_kv_heads) {
   streams_.reserve(static_cast<size_t>(shape.num_layers * shape.num_kv_heads));
-  for (int i = 0; i < shape.num_layers * shape.num_kv_heads; ++i) streams_.emplace_back(tier, shape.format, shape.has_scores);
+  for (int i = 0; i < shape.num_layers * shape.num_kv_heads; ++i)
+    streams_.emplace_back(tier, shape.format, shape.has_scores, shape.codec);
 }
 
 Result<SequenceCache> SequenceCache::Clone() const {
@@ -95,10 +97,58 @@ void SequenceCache::Evict(int layer, int kv_head, std::span<const SlotRange> ran
   stream.Evict(ranges);
 }
 
+Result<void> SequenceCache::EncodeTail(Context& cx, int layer) {
+  // Blocks of a KV head per round: the scratch stays small however long the prompt was.
+  constexpr int64_t kRoundBlocks = 16;
+  struct Task {
+    const HeadStream* stream;
+    int64_t block_idx;
+  };
+  for (;;) {
+    std::vector<Task> tasks;
+    for (int head = 0; head < shape_.num_kv_heads; ++head) {
+      const HeadStream& of_head = stream(layer, head);
+      for (int64_t i = 0; i < std::min(of_head.NumCodable(), kRoundBlocks); ++i) tasks.push_back({&of_head, i});
+    }
+    if (tasks.empty()) return Ok();
+    const ScratchScope scope(cx.scratch());
+    const auto block_bytes = static_cast<size_t>(tasks[0].stream->coded_layout().block_bytes);
+    std::byte* const coded = cx.scratch().Allocate(tasks.size() * block_bytes);
+    cx.ParallelFor(static_cast<int64_t>(tasks.size()), [&](int64_t i) {
+      const Task& task = tasks[static_cast<size_t>(i)];
+      task.stream->MakeCoded(task.block_idx, coded + static_cast<size_t>(i) * block_bytes);
+    });
+    const std::byte* from = coded;
+    for (int head = 0; head < shape_.num_kv_heads; ++head) {
+      HeadStream& of_head = stream(layer, head);
+      const int64_t num_blocks = std::min(of_head.NumCodable(), kRoundBlocks);
+      const int64_t first_slot = of_head.num_coded_slots();
+      CACHETTE_TRY(of_head.ReplaceByCoded(from, num_blocks));
+      BookRewrite(layer, head, first_slot);
+      from += static_cast<size_t>(num_blocks) * block_bytes;
+    }
+  }
+}
+
+// Tells the ledger that the coded slots from first_slot on were plain before: in runs of consecutive positions.
+void SequenceCache::BookRewrite(int layer, int kv_head, int64_t first_slot) {
+  const HeadStream& of_head = stream(layer, kv_head);
+  const std::span<const int32_t> positions = of_head.positions();
+  for (int64_t slot = first_slot; slot < of_head.num_coded_slots();) {
+    int64_t count = 1;
+    while (slot + count < of_head.num_coded_slots() &&
+           positions[static_cast<size_t>(slot + count)] == positions[static_cast<size_t>(slot)] + count)
+      ++count;
+    ledger_.Rewrite(static_cast<int>(StreamIdx(layer, kv_head)), positions[static_cast<size_t>(slot)], count,
+                    count * static_cast<int64_t>(of_head.format().entry_bytes()),
+                    count * of_head.coded_layout().entry_bytes, EvictTime::kAfterAttention);
+    slot += count;
+  }
+}
+
 int64_t SequenceCache::HeldBytes() const {
   int64_t sum = 0;
-  for (const HeadStream& stream : streams_)
-    sum += stream.num_blocks() * static_cast<int64_t>(stream.format().block_bytes());
+  for (const HeadStream& stream : streams_) sum += stream.HeldBytes();
   return sum;
 }
 

@@ -25,6 +25,7 @@ struct CacheShape {
   ops::KvFormat format;
   RopePositions rope_positions = RopePositions::kOriginal;
   bool has_scores = false;  // every entry carries a float of the recipe
+  KvCodec codec = {};
 };
 
 class SequenceCache {
@@ -54,6 +55,10 @@ class SequenceCache {
   // Evicts the live slots of sorted, disjoint ranges of one stream for good; the ledger hears of it.
   void Evict(int layer, int kv_head, std::span<const SlotRange> ranges, EvictTime time = EvictTime::kBeforeAttention);
 
+  // Encodes what a layer's KV heads hold over the codec's residual, in whole blocks; the ledger hears of it as
+  // kAfterAttention. Errors: as HeadStream::ReplaceByCoded.
+  Result<void> EncodeTail(Context& cx, int layer);
+
   HeadStream& stream(int layer, int kv_head) { return streams_[StreamIdx(layer, kv_head)]; }
   const HeadStream& stream(int layer, int kv_head) const { return streams_[StreamIdx(layer, kv_head)]; }
   const CacheShape& shape() const { return shape_; }
@@ -66,6 +71,8 @@ class SequenceCache {
 
  private:
   size_t StreamIdx(int layer, int kv_head) const { return static_cast<size_t>(layer * shape_.num_kv_heads + kv_head); }
+
+  void BookRewrite(int layer, int kv_head, int64_t first_slot);
 
   Tier* tier_;
   CacheShape shape_;

@@ -35,7 +35,8 @@ CacheShape Engine::ShapeFor(const Recipe& recipe) const {
           .num_kv_heads = config().num_kv_heads,
           .format = kv_format_,
           .rope_positions = recipe.rope_positions(),
-          .has_scores = recipe.has_running_score()};
+          .has_scores = recipe.has_running_score(),
+          .codec = recipe.codec()};
 }
 
 Result<std::shared_ptr<const Recipe>> Engine::MakeRecipe(std::string_view name,

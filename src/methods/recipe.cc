@@ -87,6 +87,7 @@ Result<Recipe> Recipe::Create(std::string_view name, const std::map<std::string,
     return Fail(Error::kInvalidArgument,
                 fmt::format("recipe {} cannot use positions=cache: its KV heads differ in length or keep every entry",
                             recipe.row_->name));
+  CACHETTE_TRY(recipe.CheckCodec());
   return recipe;
 }
 
@@ -97,6 +98,35 @@ Result<void> Recipe::Prepare(const CacheShape& shape) {
 
 RopePositions Recipe::rope_positions() const {
   return options_.positions == "cache" ? RopePositions::kCacheIndex : RopePositions::kOriginal;
+}
+
+KvCodec Recipe::codec() const {
+  const int bits = options_.codec == "kivi8" ? 8 : options_.codec == "kivi4" ? 4 : options_.codec == "kivi2" ? 2 : 0;
+  return {bits, options_.codec_residual};
+}
+
+// Coded entries can neither be evicted nor scored again.
+Result<void> Recipe::CheckCodec() const {
+  if (options_.codec == "plain") return Ok();
+  const std::string& name = options_.codec;
+  if (codec().bits == 0)
+    return Fail(Error::kInvalidArgument,
+                fmt::format("option codec: '{}' is none of plain, kivi8, kivi4 and kivi2", name));
+  if (options_.codec_residual < 0)
+    return Fail(Error::kInvalidArgument, fmt::format("codec_residual {} must be 0 or more", options_.codec_residual));
+  const auto refuse = [&](std::string_view why) {
+    return Fail(Error::kInvalidArgument,
+                fmt::format("codec {} cannot rewrite coded entries, and recipe {} {}", name, row_->name, why));
+  };
+  if (options_.positions == "cache") return refuse("rotates keys again with positions=cache; use positions=original");
+  const Trigger* trigger = parts_.trigger.get();
+  if (trigger == nullptr) return Ok();
+  if (parts_.scorer == nullptr) return refuse("evicts before every pass; use codec=plain or another recipe");
+  if (trigger->acts_in_decode()) return refuse("evicts during generation; set trigger.decode_every=0");
+  if (has_running_score()) return refuse("adds to the scores of all entries at every pass; use codec=plain");
+  if (trigger->acts_per_chunk() && options_.budget > 0)
+    return refuse("lets all entries compete after each chunk when given a budget; use keep_fraction or post_fill");
+  return Ok();
 }
 
 std::vector<std::pair<std::string, Part*>> Recipe::PartList() const {
@@ -130,7 +160,8 @@ std::vector<std::pair<std::string, std::string>> Recipe::PartNames() const {
 // Checks budget and keep_fraction, and puts the row's default where neither is given.
 Result<void> Recipe::SettlePlaces() {
   const char* const name = row_->name;
-  const auto& [budget, keep_fraction, keep_extra, positions] = options_;
+  const int64_t &budget = options_.budget, &keep_extra = options_.keep_extra;
+  const double& keep_fraction = options_.keep_fraction;
   if (budget < 0)
     return Fail(Error::kInvalidArgument, fmt::format("budget {} entries must be 0 (unset) or more", budget));
   if (budget > 0 && !takes_budget())

@@ -20,12 +20,17 @@ struct RecipeOptions {
   double keep_fraction = 0.0;
   int64_t keep_extra = 0;
   std::string positions = "original";
+  std::string codec = "plain";
+  int64_t codec_residual = 128;
 
   void VisitOptions(OptionVisitor& v) {
     v(budget, "budget", "most entries a KV head keeps, on average over the heads; 0: as the other options say");
     v(keep_fraction, "keep_fraction", "fraction of the prompt's entries a KV head keeps, in (0, 1]; 0: as budget says");
     v(keep_extra, "keep_extra", "entries kept beyond keep_fraction of each prefill chunk (or of the prompt)");
     v(positions, "positions", "what RoPE sees: original (the token's) or cache (the entry's index in the list)");
+    v(codec, "codec",
+      "how kept entries are stored once they are old: plain, or kivi8, kivi4, kivi2 (bits per element)");
+    v(codec_residual, "codec_residual", "newest entries of a KV head that stay plain, and up to 63 more");
   }
 };
 
@@ -78,6 +83,9 @@ class Recipe {
   const RecipeOptions& options() const { return options_; }
   const RecipeParts& parts() const { return parts_; }
   RopePositions rope_positions() const;
+  // KIVI (arXiv:2402.02750) on what the recipe keeps: nothing is evicted once it is coded. Where the paper leaves the
+  // newest n mod r keys and exactly the last r values in f16, here both leave r to r + 63.
+  KvCodec codec() const;
   bool takes_budget() const { return row_->takes_budget(parts_); }
   bool has_running_score() const { return parts_.scorer != nullptr && parts_.scorer->has_running_score(); }
   int64_t num_patch_tokens() const { return parts_.trigger == nullptr ? 0 : parts_.trigger->num_patch_tokens(); }
@@ -89,6 +97,7 @@ class Recipe {
   Recipe() = default;
   std::vector<std::pair<std::string, Part*>> PartList() const;
   Result<void> SettlePlaces();
+  Result<void> CheckCodec() const;
 
   const RecipeRow* row_ = nullptr;
   RecipeOptions options_;

@@ -1,5 +1,6 @@
 #pragma once
-// A recipe at work on one sequence: asks the trigger, lets the scorer look, shares out the places, evicts.
+// A recipe at work on one sequence: asks the trigger, lets the scorer look, shares out the places, evicts, and encodes
+// what stays.
 
 #include <cstdint>
 #include <memory>
@@ -18,7 +19,8 @@ class RecipeRun final : public LayerObserver {
   // Opens a pass: evicts what the recipe drops before it, and remembers it for AfterAttention.
   void BeforePass(Context& cx, SequenceCache& cache, const PassInfo& pass);
 
-  // Observes and, when the trigger fires, evicts from the layer; takes its transient entries back in any case.
+  // Observes and, when the trigger fires, evicts from the layer; takes its transient entries back in any case. With a
+  // codec, encodes the layer's older entries once the recipe has had its say on them.
   Result<void> AfterAttention(Context& cx, SequenceCache& cache, const LayerQueries& queries) override;
 
   const Recipe& recipe() const { return *recipe_; }
@@ -40,7 +42,10 @@ class RecipeRun final : public LayerObserver {
     int64_t num_window = 0;                   // newest entries that are kept by rule
   };
 
+  Result<void> EvictAfter(Context& cx, SequenceCache& cache, const LayerQueries& queries);
+  bool MayEncode() const;
   void Remember(const LayerQueries& queries);
+  Result<void> CheckPlain(const SequenceCache& cache, int layer, const Contest& contest) const;
   Contest OpenContest(const SequenceCache& cache, int layer) const;
   void Score(Context& cx, const SequenceCache& cache, const LayerQueries& queries, Contest& contest);
   void Settle(SequenceCache& cache, int layer, Contest& contest, EvictTime time);

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/rng.h"
+#include "ops/attention/kv_codec.h"
 #include "ops/attention/kv_store.h"
 
 namespace cachette {
@@ -193,6 +194,187 @@ TEST_P(HeadStreamOf, RandomStepsAgreeWithAList) {
       if (::testing::Test::HasFatalFailure()) FAIL() << "seed " << seed << " step " << step;
     }
   }
+}
+
+// A stream with a codec beside the list of positions it must hold. Keys and values of an entry equal its position in
+// all channels, so that a value comes back exactly and a key within half a step of its group.
+class CodedStream {
+ public:
+  CodedStream(Tier& tier, const KvCodec& codec) : tier_(tier), codec_(codec), stream_(tier, kFormat, true, codec) {}
+
+  void Append(int64_t count) {
+    std::vector<int32_t> positions(static_cast<size_t>(count));
+    std::iota(positions.begin(), positions.end(), next_position_);
+    next_position_ += static_cast<int32_t>(count);
+    const auto first = stream_.Append(positions);
+    ASSERT_TRUE(first.ok());
+    for (int64_t i = 0; i < count; ++i) {
+      const std::vector<float> row(kWideDim, static_cast<float>(positions[static_cast<size_t>(i)] % 2000));
+      ops::StoreEntries(kFormat, stream_.blocks(), *first + i, row.data(), kWideDim, row.data(), kWideDim, 1);
+      stream_.scores()[static_cast<size_t>(*first + i)] = row[0];
+    }
+    expected_.insert(expected_.end(), positions.begin(), positions.end());
+  }
+
+  // Plain entries [begin, end) by rank.
+  void Evict(int64_t begin, int64_t end) {
+    if (begin >= end) return;
+    const std::vector<SlotRange> slots = {{stream_.SlotOfRank(begin), stream_.SlotOfRank(end - 1) + 1}};
+    stream_.Evict(slots);
+    expected_.erase(expected_.begin() + begin, expected_.begin() + end);
+  }
+
+  // At most so many blocks at once.
+  void Encode(int64_t limit) {
+    const int64_t count = std::min(limit, stream_.NumCodable());
+    const auto block_bytes = static_cast<size_t>(stream_.coded_layout().block_bytes);
+    std::vector<std::byte> coded(static_cast<size_t>(count) * block_bytes);
+    for (int64_t i = 0; i < count; ++i) stream_.MakeCoded(i, coded.data() + static_cast<size_t>(i) * block_bytes);
+    ASSERT_TRUE(stream_.ReplaceByCoded(coded.data(), count).ok());
+  }
+
+  void Check() const { CheckStream(stream_, tier_.owned_bytes()); }
+
+  void CheckStream(const HeadStream& s, size_t owned_bytes) const {
+    const int64_t num_plain = s.num_live() - s.num_coded_slots();
+    ASSERT_EQ(s.num_live(), static_cast<int64_t>(expected_.size()));
+    ASSERT_EQ(s.num_coded_slots() % 64, 0);
+    ASSERT_EQ(s.num_blocks(), BlocksFor(s.num_slots()));
+    ASSERT_LE(s.num_blocks(), BlocksFor(s.num_live()) + 1);
+    ASSERT_EQ(s.HeldBytes(), static_cast<int64_t>(owned_bytes));
+    ASSERT_EQ(s.LiveBytes(), s.num_coded_slots() * s.coded_layout().entry_bytes +
+                                 num_plain * static_cast<int64_t>(s.format().entry_bytes()));
+    const ops::KvRow row = s.Row();
+    ASSERT_EQ(row.num_coded_slots, s.num_coded_slots());
+    std::vector<float> key(kWideDim), value(kWideDim);
+    size_t rank = 0;
+    for (int64_t slot = 0; slot < s.num_slots(); ++slot) {
+      if (!s.IsLive(slot)) continue;
+      ASSERT_EQ(s.SlotOfRank(static_cast<int64_t>(rank)), slot);
+      const int32_t position = expected_[rank++];
+      const auto element = static_cast<float>(position % 2000);
+      ASSERT_EQ(s.positions()[static_cast<size_t>(slot)], position);
+      ASSERT_EQ(s.scores()[static_cast<size_t>(slot)], element);
+      ops::LoadEntry(row, slot, key.data(), value.data());
+      // A group spans at most all of 0..1999.
+      const float step = slot < s.num_coded_slots() ? 2000.0f / static_cast<float>((1 << codec_.bits) - 1) : 0.0f;
+      for (size_t d = 0; d < key.size(); ++d) {
+        ASSERT_EQ(value[d], element);
+        ASSERT_NEAR(key[d], element, 0.51f * step) << slot;
+      }
+    }
+  }
+
+  const HeadStream& stream() const { return stream_; }
+
+ private:
+  static constexpr int kWideDim = 32;
+  static constexpr ops::KvFormat kFormat{Dtype::kF16, kWideDim};
+  Tier& tier_;
+  KvCodec codec_;
+  HeadStream stream_;
+  std::vector<int32_t> expected_;
+  int32_t next_position_ = 0;
+};
+
+TEST(HeadStreamCodec, EncodesWholeBlocksBeyondTheResidual) {
+  for (const int64_t residual : {0, 1, 64, 100, 128})
+    for (const int64_t count : {0, 1, 63, 64, 65, 127, 128, 191, 192, 193, 300, 1000}) {
+      Tier tier(TierKind::kHost);
+      CodedStream s(tier, {.bits = 4, .residual = residual});
+      s.Append(count);
+      EXPECT_EQ(s.stream().NumCodable(), std::max<int64_t>(count - residual, 0) / 64);
+      s.Encode(1000);
+      s.Check();
+      EXPECT_EQ(s.stream().NumCodable(), 0);
+      EXPECT_EQ(s.stream().num_coded_slots(), std::max<int64_t>(count - residual, 0) / 64 * 64);
+      // No hole was left: plain blocks hold the rest exactly.
+      EXPECT_EQ(s.stream().num_slots(), count);
+      EXPECT_EQ(s.stream().HeldBytes(), s.stream().num_coded_slots() * s.stream().coded_layout().entry_bytes +
+                                            BlocksFor(count - s.stream().num_coded_slots()) *
+                                                static_cast<int64_t>(s.stream().format().block_bytes()));
+    }
+}
+
+TEST(HeadStreamCodec, WithoutACodecNothingIsCodable) {
+  Tier tier(TierKind::kHost);
+  ModelledStream s(tier, Dtype::kF16);
+  ASSERT_TRUE(s.Append(1000));
+  EXPECT_EQ(s.stream().NumCodable(), 0);
+  EXPECT_EQ(s.stream().Row().num_coded_slots, 0);
+}
+
+// Appends, evictions of plain entries, encoding in rounds, copies: against the list.
+TEST(HeadStreamCodec, RandomStepsAgreeWithAList) {
+  for (const int bits : {8, 4, 2}) {
+    Tier tier(TierKind::kHost);
+    CodedStream s(tier, {.bits = bits, .residual = 40});
+    Rng rng(static_cast<uint64_t>(bits));
+    const auto pick = [&](int64_t bound) { return static_cast<int64_t>(rng.Below(static_cast<uint64_t>(bound))); };
+    for (int step = 0; step < 250; ++step) {
+      const int64_t live = s.stream().num_live(), coded = s.stream().num_coded_slots();
+      switch (pick(6)) {
+        case 0: {
+          const int64_t begin = coded + pick(live - coded + 1);
+          s.Evict(begin, begin + pick(live - begin + 1));
+          break;
+        }
+        case 1:  // scattered holes
+          for (int64_t rank = live - 1; rank >= coded; rank -= 1 + pick(5)) s.Evict(rank, rank + 1);
+          break;
+        case 2: s.Encode(1 + pick(3)); break;
+        default: s.Append(pick(60)); break;
+      }
+      if (step % 50 == 49) {
+        const size_t before = tier.owned_bytes();
+        const auto copy = s.stream().Clone();
+        ASSERT_TRUE(copy.ok());
+        s.CheckStream(*copy, tier.owned_bytes() - before);
+      }
+      s.Check();
+      if (::testing::Test::HasFatalFailure()) FAIL() << bits << " bits, step " << step;
+    }
+    EXPECT_GT(s.stream().num_coded_slots(), 1000);
+  }
+  // Every block went back.
+  Tier tier(TierKind::kHost);
+  {
+    CodedStream s(tier, {.bits = 4});
+    s.Append(500);
+    s.Encode(2);
+  }
+  EXPECT_EQ(tier.owned_bytes(), 0u);
+}
+
+// A full tier is the moment that encoding is for.
+TEST(HeadStreamCodec, EncodesAtTheTiersLimit) {
+  for (const int bits : {8, 4, 2}) {
+    Tier tier(TierKind::kHost, 16 * ops::KvFormat{Dtype::kF16, 32}.block_bytes());
+    CodedStream s(tier, {.bits = bits, .residual = 0});
+    s.Append(256);
+    EXPECT_EQ(tier.owned_bytes(), tier.limit_bytes());
+    s.Encode(1);
+    s.Check();
+    s.Encode(3);
+    s.Check();
+    EXPECT_EQ(s.stream().num_coded_slots(), 256);
+  }
+}
+
+TEST(HeadStreamCodec, TakesBackAppendedSlotsBehindCodedOnes) {
+  Tier tier(TierKind::kHost);
+  HeadStream stream(tier, {Dtype::kF16, 16}, false, {.bits = 4, .residual = 0});
+  std::vector<int32_t> positions(70);
+  std::iota(positions.begin(), positions.end(), 0);
+  ASSERT_TRUE(stream.Append(positions).ok());
+  std::vector<std::byte> coded(static_cast<size_t>(stream.coded_layout().block_bytes));
+  stream.MakeCoded(0, coded.data());
+  ASSERT_TRUE(stream.ReplaceByCoded(coded.data(), 1).ok());
+  stream.RemoveLast(6);
+  EXPECT_EQ(stream.num_slots(), 64);
+  EXPECT_EQ(stream.HeldBytes(), stream.coded_layout().block_bytes);
+  const std::vector<int32_t> next = {70};
+  EXPECT_EQ(*stream.Append(next), 64);
 }
 
 TEST(HeadStream, AStreamingWindowHoldsOneBlockMoreThanItsEntriesNeed) {

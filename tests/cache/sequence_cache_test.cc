@@ -118,6 +118,69 @@ TEST(SequenceCache, BeginPassRefusesWhatTheTierCannotHoldAndChangesNothing) {
   ExpectContents(cache);
 }
 
+// What codecs are for, by arithmetic: bytes per entry, in the ledger and in the tier.
+TEST(SequenceCacheCodec, BytesAreThoseOfTheCodes) {
+  for (const int bits : {8, 4, 2}) {
+    Context cx(AllBackends()[0], 2);
+    Tier tier(TierKind::kHost);
+    CacheShape shape = Shape(2, 3, Dtype::kF16);
+    shape.codec = {.bits = bits, .residual = 128};
+    SequenceCache cache(tier, shape);
+    ASSERT_TRUE(RunPass(cx, cache, 1500).ok());
+    const int64_t area_before = cache.ledger().Area();
+    for (int layer = 0; layer < 2; ++layer) ASSERT_TRUE(cache.EncodeTail(cx, layer).ok());
+    EXPECT_THAT(Broken(tier, {&cache}), IsEmpty());
+    // (1500 - 128) / 64 = 21 blocks. 16 padded channels: codes of both, 2 of key parameters, 4 of the value's group.
+    const int64_t coded = 21 * 64, entry_bytes = 2 * 16 * bits / 8 + 2 + 4;
+    EXPECT_EQ(cache.ledger().live_bytes(), 6 * (coded * entry_bytes + (1500 - coded) * 2 * kHeadDim * 2));
+    EXPECT_EQ(cache.HeldBytes(), static_cast<int64_t>(tier.owned_bytes()));
+    EXPECT_EQ(cache.ledger().Area(), area_before) << "encoding evicts nothing";
+    // One block per head at most is not full.
+    EXPECT_LE(cache.HeldBytes() - cache.ledger().live_bytes(), 6 * static_cast<int64_t>(shape.format.block_bytes()));
+    const auto copy = cache.Clone();
+    ASSERT_TRUE(copy.ok());
+    EXPECT_THAT(Broken(tier, {&cache, &*copy}), IsEmpty());
+  }
+}
+
+// Encoding step by step, as generation does, and evictions of what is still plain.
+TEST(SequenceCacheCodec, InvariantsHoldWhileDecodingAndEvicting) {
+  Context cx(AllBackends()[0], 1);
+  Tier tier(TierKind::kHost);
+  CacheShape shape = Shape(1, 2);
+  shape.codec = {.bits = 2, .residual = 20};
+  SequenceCache cache(tier, shape);
+  cache.ledger().set_recording(true);
+  Rng rng(9);
+  for (int step = 0; step < 150; ++step) {
+    const bool is_prefill = rng.Below(4) == 0;
+    ASSERT_TRUE(RunPass(cx, cache, is_prefill ? 30 : 1, is_prefill ? Phase::kPrefill : Phase::kDecode).ok());
+    if (rng.Below(3) == 0) {
+      const HeadStream& stream = cache.stream(0, 1);
+      const int64_t begin =
+          stream.num_coded_slots() +
+          static_cast<int64_t>(rng.Below(static_cast<uint64_t>(stream.num_slots() - stream.num_coded_slots())));
+      const std::vector<SlotRange> ranges = {{begin, std::min(begin + 5, stream.num_slots())}};
+      cache.Evict(0, 1, ranges, EvictTime::kAfterAttention);
+    }
+    ASSERT_TRUE(cache.EncodeTail(cx, 0).ok());
+    ASSERT_LT(cache.stream(0, 0).num_live() - cache.stream(0, 0).num_coded_slots(), 20 + 64);
+    ASSERT_THAT(Broken(tier, {&cache}), IsEmpty()) << step;
+  }
+  EXPECT_GT(cache.stream(0, 0).num_coded_slots(), 500);
+  EXPECT_GT(cache.stream(0, 1).num_coded_slots(), 300);
+}
+
+TEST(SequenceCacheCodec, WithoutACodecEncodingDoesNothing) {
+  Context cx(AllBackends()[0], 1);
+  Tier tier(TierKind::kHost);
+  SequenceCache cache(tier, Shape(1, 1));
+  ASSERT_TRUE(RunPass(cx, cache, 500).ok());
+  ASSERT_TRUE(cache.EncodeTail(cx, 0).ok());
+  EXPECT_EQ(cache.stream(0, 0).num_coded_slots(), 0);
+  ExpectContents(cache);
+}
+
 // Two sequences share a tier; random ragged evictions between and inside passes; one leaves early.
 TEST(SequenceCache, RandomEvictionsKeepEveryInvariant) {
   Context cx(AllBackends()[0], 1);
