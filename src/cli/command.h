@@ -22,6 +22,7 @@ extern const std::chrono::steady_clock::time_point kProgramStart;
 void AddRun(CLI::App& root, Command& chosen);
 void AddInspect(CLI::App& root, Command& chosen);
 void AddRecipes(CLI::App& root, Command& chosen);
+void AddFootprint(CLI::App& root, Command& chosen);
 void AddTokenize(CLI::App& root, Command& chosen);
 void AddBench(CLI::App& root, Command& chosen);
 void AddCompletions(CLI::App& root, Command& chosen);

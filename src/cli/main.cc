@@ -86,6 +86,7 @@ int Main(int argc, char** argv) {
   AddRun(root, chosen);
   AddInspect(root, chosen);
   AddRecipes(root, chosen);
+  AddFootprint(root, chosen);
   AddTokenize(root, chosen);
   AddBench(root, chosen);
   AddCompletions(root, chosen);

@@ -3,7 +3,10 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <optional>
 
@@ -15,6 +18,7 @@
 #include "cli/progress.h"
 #include "engine/chat.h"
 #include "engine/report.h"
+#include "eval/ledger_file.h"
 #include "text/stream_decoder.h"
 
 namespace cachette::cli {
@@ -28,6 +32,7 @@ struct RunArguments {
   std::string prompt;
   std::string system;
   std::string standard_input;  // "-" when it was named
+  std::string ledger_file;     // "": none is written
   bool has_prompt = false;
   bool is_chat = false;
   bool is_raw = false;
@@ -36,6 +41,17 @@ struct RunArguments {
 
   bool shows_notes() const { return !is_json && !is_quiet; }
 };
+
+// Would a file at path fail only after a long answer?
+Result<void> CheckWritable(const std::string& path) {
+  namespace fs = std::filesystem;
+  std::error_code ignored;
+  if (fs::is_directory(path, ignored))
+    return Fail(Error::kInvalidArgument, fmt::format("--ledger: {} is a folder; name a file", path));
+  const fs::path folder = fs::path(path).has_parent_path() ? fs::path(path).parent_path() : fs::path(".");
+  if (access(folder.c_str(), W_OK) == 0) return Ok();
+  return Fail(Error::kIo, fmt::format("--ledger: {} cannot be written: {}", path, std::strerror(errno)));
+}
 
 // A loaded model in conversation with this terminal.
 class Run {
@@ -50,6 +66,7 @@ class Run {
   Result<void> Load();
   Result<RunReport> Answer(const std::string& message);
   Result<void> Print(const RunReport& report);
+  Result<void> WriteLedger() const;
   Result<bool> Turn(const std::string& message);
 
   const RunArguments& arguments_;
@@ -83,6 +100,7 @@ Result<std::string> Run::FirstMessage() const {
 
 Result<void> Run::Load() {
   CACHETTE_TRY(Validate(arguments_.generate));
+  if (!arguments_.ledger_file.empty()) CACHETTE_TRY(CheckWritable(arguments_.ledger_file));
   CACHETTE_TRY(engine_, Engine::Load(arguments_.engine));
   CACHETTE_TRY(const auto recipe, engine_->MakeRecipe(arguments_.recipe.name, arguments_.recipe.options));
   CACHETTE_TRY(tokenizer_, engine_->tokenizer());
@@ -98,6 +116,7 @@ Result<void> Run::Load() {
     return Fail(Error::kInvalidArgument,
                 "--system needs a chat template, and none is in use; put the text into the prompt instead");
   session_ = engine_->NewSession(recipe);
+  if (!arguments_.ledger_file.empty()) session_->RecordLedger();
   conversation_.emplace(*tokenizer_, chat_template_ ? &*chat_template_ : nullptr, arguments_.system);
   if (arguments_.shows_notes()) fmt::print(stderr, "cachette: {}\n", DescribeRun(*engine_, *recipe));
   return Ok();
@@ -139,6 +158,7 @@ Result<void> Run::Print(const RunReport& report) {
     CACHETTE_TRY(nlohmann::ordered_json json, ReportJson(*engine_, *session_, arguments_.generate, report));
     json["options"]["raw"] = arguments_.is_raw;
     json["options"]["system"] = arguments_.system;
+    json["options"]["ledger"] = arguments_.ledger_file;
     PrintJson(json, arguments_.is_chat ? JsonStyle::kOneLine : JsonStyle::kIndented);
     return Ok();
   }
@@ -150,6 +170,11 @@ Result<void> Run::Print(const RunReport& report) {
   return Ok();
 }
 
+// Of everything the session has seen.
+Result<void> Run::WriteLedger() const {
+  return arguments_.ledger_file.empty() ? Ok() : WriteLedgerFile(arguments_.ledger_file, session_->cache());
+}
+
 Result<int> Run::Once() {
   CACHETTE_TRY(const std::string message, FirstMessage());
   if (message.empty())
@@ -157,6 +182,7 @@ Result<int> Run::Once() {
   CACHETTE_TRY(Load());
   CACHETTE_TRY(const RunReport report, Answer(message));
   CACHETTE_TRY(Print(report));
+  CACHETTE_TRY(WriteLedger());
   return report.generation.stop == StopReason::kCancelled ? kInterrupted : 0;
 }
 
@@ -169,6 +195,7 @@ Result<bool> Run::Turn(const std::string& message) {
     return true;
   }
   CACHETTE_TRY(Print(*report));
+  CACHETTE_TRY(WriteLedger());
   return true;
 }
 
@@ -237,6 +264,10 @@ void AddRun(CLI::App& root, Command& chosen) {
       ->group(group);
   app->add_flag("--raw", arguments->is_raw, "send the text as it is, without the model's chat template")->group(group);
   app->add_flag("--json", arguments->is_json, "print one JSON object (with --chat: one line for each answer)")
+      ->group(group);
+  app->add_option("--ledger", arguments->ledger_file,
+                  "write when every cache entry was born and died to this file; 'cachette footprint' reads it")
+      ->type_name("FILE")
       ->group(group);
   app->add_flag("-q,--quiet", arguments->is_quiet, "print the answer and nothing else")->group(group);
   AddFlags(*app, arguments->generate, "Generation", {{"max_new_tokens", "-n"}});

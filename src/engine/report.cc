@@ -28,6 +28,11 @@ std::string HumanRate(double tokens_per_s) {
                              : fmt::format("{:.1f} tokens/s", tokens_per_s);
 }
 
+// Of one entry in 16 bit: what byte figures are compared with.
+int64_t FullEntryBytes(const Engine& engine) {
+  return static_cast<int64_t>(ops::KvFormat{.dtype = Dtype::kF16, .head_dim = engine.config().head_dim}.entry_bytes());
+}
+
 std::string FileName(const Engine& engine) {
   const std::string& path = engine.model_path();
   return path.starts_with("synthetic:") ? path : std::filesystem::path(path).filename().string();
@@ -109,6 +114,10 @@ Result<Json> ReportJson(const Engine& engine, const Session& session, const Gene
   out["startup_s"] = OrNull(has_first && report.startup_seconds > 0, report.startup_seconds);
   out["footprint"] = ledger.Footprint();
   out["peak"] = ledger.Peak();
+  out["transient_peak"] = ledger.TransientPeak();
+  const int64_t full_bytes = FullEntryBytes(engine);
+  out["byte_footprint"] = ledger.ByteFootprint(ledger.tier(), full_bytes);
+  out["byte_peak"] = ledger.BytePeak(ledger.tier(), full_bytes);
   out["session_tokens"] = ledger.num_tokens();
   out["tiers"] = TiersJson(engine);
   out["peak_resident_bytes"] = PeakResidentBytes();
@@ -141,8 +150,13 @@ std::string SummaryText(const Engine& engine, const Session& session, const Gene
   if (generation.tokens.size() > 1) text += fmt::format(", then {}", HumanRate(generation.decode_tokens_per_s()));
   text += fmt::format(" (stopped: {})", StopReasonName(generation.stop));
   const Tier& tier = engine.kv_tier();
-  text += fmt::format("\nKV cache   footprint {:.3f}, peak {:.3f} of the full cache; {} now, {} at most",
-                      ledger.Footprint(), ledger.Peak(), HumanBytes(static_cast<int64_t>(tier.owned_bytes())),
+  text +=
+      fmt::format("\nKV cache   footprint {:.3f}, peak {:.3f} of the full cache", ledger.Footprint(), ledger.Peak());
+  if (ledger.TransientPeakEntries() > ledger.PeakEntries())
+    text += fmt::format(", {:.3f} with transient entries", ledger.TransientPeak());
+  const double byte_footprint = ledger.ByteFootprint(ledger.tier(), FullEntryBytes(engine));
+  if (byte_footprint != ledger.Footprint()) text += fmt::format(", {:.3f} of its bytes in 16 bit", byte_footprint);
+  text += fmt::format("; {} now, {} at most", HumanBytes(static_cast<int64_t>(tier.owned_bytes())),
                       HumanBytes(static_cast<int64_t>(tier.peak_bytes())));
   return text;
 }
