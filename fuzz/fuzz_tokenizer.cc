@@ -31,6 +31,10 @@ void CheckText(const Tokenizer& tokenizer, std::string_view text, bool keeps_eve
     CACHETTE_CHECK(FindInvalidUtf8(streamed) == std::string_view::npos);
     if (keeps_every_byte) CACHETTE_CHECK(streamed == text);
   }
+  // Nothing of a literal text is a control token.
+  const TextRange all{0, text.size()};
+  const auto ids = tokenizer.Encode(text, {.add_special = false, .literal = {&all, text.empty() ? 0u : 1u}});
+  if (ids.ok()) CACHETTE_CHECK(*ids == *tokenizer.Encode(text, {.add_special = false, .parse_special = false}));
 }
 
 // GPT-2's pre-split over the 256 bytes and a few merges: decode(encode(x)) == x for every text.

@@ -36,6 +36,7 @@ struct RunArguments {
   bool has_prompt = false;
   bool is_chat = false;
   bool is_raw = false;
+  bool parses_special = false;
   bool is_json = false;
   bool is_quiet = false;
 
@@ -115,9 +116,13 @@ Result<void> Run::Load() {
   if (!chat_template_ && !arguments_.system.empty())
     return Fail(Error::kInvalidArgument,
                 "--system needs a chat template, and none is in use; put the text into the prompt instead");
+  if (chat_template_ && arguments_.parses_special)
+    return Fail(Error::kInvalidArgument,
+                "--parse-special needs --raw: with a chat template its own control tokens are the only ones");
   session_ = engine_->NewSession(recipe);
   if (!arguments_.ledger_file.empty()) session_->RecordLedger();
-  conversation_.emplace(*tokenizer_, chat_template_ ? &*chat_template_ : nullptr, arguments_.system);
+  conversation_.emplace(*tokenizer_, chat_template_ ? &*chat_template_ : nullptr, arguments_.system,
+                        arguments_.parses_special);
   if (arguments_.shows_notes()) fmt::print(stderr, "cachette: {}\n", DescribeRun(*engine_, *recipe));
   return Ok();
 }
@@ -157,6 +162,7 @@ Result<void> Run::Print(const RunReport& report) {
   if (arguments_.is_json) {
     CACHETTE_TRY(nlohmann::ordered_json json, ReportJson(*engine_, *session_, arguments_.generate, report));
     json["options"]["raw"] = arguments_.is_raw;
+    json["options"]["parse_special"] = arguments_.parses_special;
     json["options"]["system"] = arguments_.system;
     json["options"]["ledger"] = arguments_.ledger_file;
     PrintJson(json, arguments_.is_chat ? JsonStyle::kOneLine : JsonStyle::kIndented);
@@ -263,6 +269,9 @@ void AddRun(CLI::App& root, Command& chosen) {
       ->type_name("TEXT")
       ->group(group);
   app->add_flag("--raw", arguments->is_raw, "send the text as it is, without the model's chat template")->group(group);
+  app->add_flag("--parse-special", arguments->parses_special,
+                "with --raw: control tokens written in the text become tokens")
+      ->group(group);
   app->add_flag("--json", arguments->is_json, "print one JSON object (with --chat: one line for each answer)")
       ->group(group);
   app->add_option("--ledger", arguments->ledger_file,

@@ -18,8 +18,11 @@ namespace cachette {
 // what the template puts behind the last answer: the end of that answer's turn, the new message, the start of the next.
 class Conversation {
  public:
-  // chat_template null: text goes to the model untouched. Both pointers must outlive this. system: "" for none.
-  Conversation(const Tokenizer& tokenizer, const ChatTemplate* chat_template, std::string system);
+  // chat_template null: text goes to the model as it is. Both pointers must outlive this. system: "" for none.
+  // Control tokens come from the template alone, never from what messages spell; with parse_special, and without a
+  // template, also from the messages.
+  Conversation(const Tokenizer& tokenizer, const ChatTemplate* chat_template, std::string system,
+               bool parse_special = false);
 
   // Tokens to prefill for the user's next message. Ask again only after TookAnswer.
   // Errors: those of the template and of Encode; kUnsupported (the template hides earlier answers); the conversation is
@@ -31,10 +34,11 @@ class Conversation {
   void TookAnswer(std::span<const int32_t> prompt, const Generation& generation, std::string text);
 
  private:
-  Result<std::string> Turn(std::string_view text) const;
+  Result<MarkedText> Turn(std::string_view text) const;
 
   const Tokenizer* tokenizer_;
   const ChatTemplate* chat_template_;
+  bool parses_special_;
   std::vector<ChatMessage> messages_;  // the system's, then pairs of user and assistant
   std::string pending_message_;
   std::vector<int32_t> unsent_;  // tokens that a cancelled prefill has left out

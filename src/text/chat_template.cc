@@ -16,6 +16,7 @@ using jinja::Value;
 
 constexpr int kMaxJsonDepth = 64;
 
+// Strings and keys come from outside: they are literal.
 Result<Value> ValueOf(const Json& json, int depth = 0) {
   if (depth > kMaxJsonDepth) {
     return Fail(Error::kInvalidArgument,
@@ -30,7 +31,7 @@ Result<Value> ValueOf(const Json& json, int depth = 0) {
         return Fail(Error::kInvalidArgument, "an integer in the JSON for the chat template does not fit 64 bits");
       return Value::MakeInt(json.get<int64_t>());
     case Json::value_t::number_float: return Value::MakeFloat(json.get<double>());
-    case Json::value_t::string: return Value::MakeString(json.get<std::string>());
+    case Json::value_t::string: return Value::MakeText(MarkedText::Literal(json.get<std::string>()));
     case Json::value_t::array: {
       jinja::List list;
       for (const Json& item : json) {
@@ -41,6 +42,7 @@ Result<Value> ValueOf(const Json& json, int depth = 0) {
     }
     case Json::value_t::object: {
       jinja::Dict dict;
+      dict.has_literal_keys = true;
       for (const auto& [key, item] : json.items()) {
         CACHETTE_TRY(Value value, ValueOf(item, depth + 1));
         dict.Set(key, std::move(value));
@@ -88,7 +90,7 @@ Result<ChatTemplate> ChatTemplate::Parse(std::string_view source) {
   return chat_template;
 }
 
-Result<std::string> ChatTemplate::Render(std::span<const ChatMessage> messages, const RenderOptions& options) const {
+Result<MarkedText> ChatTemplate::Render(std::span<const ChatMessage> messages, const RenderOptions& options) const {
   jinja::List list;
   size_t bytes = 0;
   for (const ChatMessage& message : messages) {
@@ -102,17 +104,22 @@ Result<std::string> ChatTemplate::Render(std::span<const ChatMessage> messages, 
     }
     jinja::Dict dict;
     dict.Set("role", Value::MakeString(message.role));
-    dict.Set("content", Value::MakeString(message.content));
+    dict.Set("content", Value::MakeText(MarkedText::Literal(message.content)));
     list.push_back(Value::MakeDict(std::move(dict)));
   }
   CACHETTE_TRY(const jinja::Environment environment, MakeEnvironment(Value::MakeList(std::move(list)), bytes, options));
   return jinja::Evaluate(program_->body, environment);
 }
 
-Result<std::string> ChatTemplate::RenderJson(std::string_view messages_json, const RenderOptions& options) const {
+Result<MarkedText> ChatTemplate::RenderJson(std::string_view messages_json, const RenderOptions& options) const {
   const Json json = Json::parse(messages_json, nullptr, /*allow_exceptions=*/false);
   if (!json.is_array()) return Fail(Error::kInvalidArgument, "the messages are not a JSON list of objects");
   CACHETTE_TRY(Value messages, ValueOf(json));
+  for (const Value& message : messages.Items()) {
+    // Roles are names, not text: templates build control tokens of them ('<|' + role + '|>').
+    const Value* role = message.IsDict() ? message.Members().Find("role") : nullptr;
+    if (role != nullptr && role->IsString()) message.Members().Set("role", Value::MakeString(role->String()));
+  }
   CACHETTE_TRY(const jinja::Environment environment,
                MakeEnvironment(std::move(messages), messages_json.size(), options));
   return jinja::Evaluate(program_->body, environment);

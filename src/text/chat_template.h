@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "base/result.h"
+#include "text/marked_text.h"
 
 namespace cachette {
 
@@ -31,13 +32,15 @@ class ChatTemplate {
   // line.
   static Result<ChatTemplate> Parse(std::string_view source);
 
-  // The prompt. The caller tokenizes it with parse_special and without add_special: templates write bos themselves.
-  // Steps and output are bounded. Errors: kInvalidArgument (the template refuses the messages, variables_json is not
-  // an object), kUnsupported, kOutOfMemory (a bound); with the line.
-  Result<std::string> Render(std::span<const ChatMessage> messages, const RenderOptions& options = {}) const;
+  // The prompt; what stems from contents or variables_json is literal in it, also cut and joined. The caller tokenizes
+  // it with parse_special, with its literal ranges, and without add_special: templates write bos themselves. Steps and
+  // output are bounded. Errors: kInvalidArgument (the template refuses the messages, variables_json is not an object),
+  // kUnsupported, kOutOfMemory (a bound); with the line.
+  Result<MarkedText> Render(std::span<const ChatMessage> messages, const RenderOptions& options = {}) const;
 
-  // The same for messages with more than role and content: a JSON list of objects, as in an OpenAI request.
-  Result<std::string> RenderJson(std::string_view messages_json, const RenderOptions& options = {}) const;
+  // The same for messages with more than role and content: a JSON list of objects, as in an OpenAI request. All of them
+  // but the roles is literal.
+  Result<MarkedText> RenderJson(std::string_view messages_json, const RenderOptions& options = {}) const;
 
  private:
   struct Program;

@@ -23,6 +23,24 @@ void ReplaceAll(std::string_view text, std::string_view from, std::string_view t
   out += text;
 }
 
+// Where ranges of text lie once every space marker in it is one byte.
+std::vector<TextRange> MoveRanges(std::span<const TextRange> ranges, std::string_view text) {
+  std::vector<TextRange> moved;
+  size_t removed = 0, marker = text.find(kSpaceMarker);
+  const auto move = [&](size_t pos) {
+    for (; marker != std::string_view::npos && marker + kSpaceMarker.size() <= pos;
+         marker = text.find(kSpaceMarker, marker + kSpaceMarker.size())) {
+      removed += kSpaceMarker.size() - 1;
+    }
+    return pos - removed;
+  };
+  for (const TextRange& range : ranges) {
+    const size_t begin = move(range.begin);
+    moved.push_back({begin, move(range.end)});
+  }
+  return moved;
+}
+
 // text without the white space at its end, or at its start.
 std::string_view WithoutSpaceBehind(std::string_view text) {
   while (!text.empty()) {
@@ -99,16 +117,19 @@ Result<std::vector<int32_t>> Tokenizer::Encode(std::string_view utf8, EncodeOpti
                 fmt::format("the text has {} bytes, the limit is {}; encode it in parts", utf8.size(), kMaxBytes - 1));
   }
   Session session(utf8.size());
+  std::vector<TextRange> moved;
   if (kind_ == TokenizerKind::kSentencePieceBpe && maps_space_marker_ &&
       utf8.find(kSpaceMarker) != std::string_view::npos) {
     std::string& spaced = session.texts.emplace_back();  // a written marker is a space, also to user-defined tokens
     ReplaceAll(utf8, kSpaceMarker, " ", spaced);
+    moved = MoveRanges(options.literal, utf8);
+    options.literal = moved;
     utf8 = spaced;
   }
   if (options.add_special) session.ids = prefix_ids_;
   for (size_t pos = 0; pos < utf8.size();) {
     size_t at = utf8.size();
-    const AddedTokenMatcher::Entry* added = added_tokens_.Find(utf8, pos, options.parse_special, at);
+    const AddedTokenMatcher::Entry* added = added_tokens_.Find(utf8, pos, options.parse_special, options.literal, at);
     std::string_view fragment = utf8.substr(pos, at - pos);
     if (added != nullptr && added->strips_left) fragment = WithoutSpaceBehind(fragment);
     if (!fragment.empty()) CACHETTE_TRY(EncodeFragment(fragment, /*is_first=*/pos == 0, session));

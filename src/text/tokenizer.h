@@ -13,6 +13,7 @@
 
 #include "base/result.h"
 #include "text/added_tokens.h"
+#include "text/marked_text.h"
 #include "text/pre_split.h"
 #include "text/tokenizer_spec.h"
 #include "text/vocab_map.h"
@@ -22,6 +23,7 @@ namespace cachette {
 struct EncodeOptions {
   bool add_special = true;    // put the tokens the model expects around a text (bos, eos) around it
   bool parse_special = true;  // control tokens written in the text become tokens; off for text from strangers
+  std::span<const TextRange> literal = {};  // where they do not: MarkedText::literal of the text
 };
 
 // Immutable after Create; any number of threads may use one at once.

@@ -31,10 +31,10 @@ void ExpectAsRecorded(const nlohmann::ordered_json& row, const std::string& sour
   const Result<ChatTemplate> parsed = ChatTemplate::Parse(source);
   if (!parsed.ok() && row.contains("error")) return;
   ASSERT_TRUE(parsed.ok()) << row["template"] << ": " << parsed.failure().message;
-  const Result<std::string> text = parsed->RenderJson(messages, options);
+  const Result<MarkedText> text = parsed->RenderJson(messages, options);
   if (row.contains("text")) {
     ASSERT_TRUE(text.ok()) << row["template"] << ": " << text.failure().message;
-    EXPECT_EQ(*text, row["text"].get<std::string>()) << row["template"];
+    EXPECT_EQ(text->text, row["text"].get<std::string>()) << row["template"];
   } else {
     EXPECT_FALSE(text.ok()) << row["template"] << ", Jinja says " << row["error"];
   }
@@ -58,11 +58,83 @@ TEST_F(ChatTemplateTest, MessagesAsStructsRenderLikeJson) {
   const Result<ChatTemplate> parsed = ChatTemplate::Parse(ReadRecorded("templates/smollm2.jinja"));
   const std::vector<ChatMessage> messages = {{"user", "Hi \"there\"\n"}, {"assistant", "Yes"}};
   EXPECT_EQ(
-      *parsed->Render(messages),
+      parsed->Render(messages)->text,
       "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
       "<|im_start|>user\nHi \"there\"\n<|im_end|>\n<|im_start|>assistant\nYes<|im_end|>\n<|im_start|>assistant\n");
-  EXPECT_EQ(*parsed->Render(messages), *parsed->RenderJson(R"([{"role": "user", "content": "Hi \"there\"\n"},
-                                                              {"role": "assistant", "content": "Yes"}])"));
+  const Result<MarkedText> as_json = parsed->RenderJson(R"([{"role": "user", "content": "Hi \"there\"\n"},
+                                                            {"role": "assistant", "content": "Yes"}])");
+  EXPECT_EQ(parsed->Render(messages)->text, as_json->text);
+  EXPECT_EQ(parsed->Render(messages)->literal, as_json->literal);
+}
+
+// The output with its literal ranges in brackets.
+std::string Bracketed(const MarkedText& text) {
+  std::string out;
+  size_t done = 0;
+  for (const TextRange& range : text.literal) {
+    out +=
+        text.text.substr(done, range.begin - done) + "[" + text.text.substr(range.begin, range.end - range.begin) + "]";
+    done = range.end;
+  }
+  return out + text.text.substr(done);
+}
+
+TEST_F(ChatTemplateTest, WhatMessagesSayIsLiteralHoweverItIsCutAndJoined) {
+  const std::vector<std::pair<const char*, const char*>> cases = {
+      {"<{{ c }}>", "<[ <s>a </s>b ]>"},
+      {"<{{ c | trim }}>", "<[<s>a </s>b]>"},
+      {"<{{ c.strip() + '|' + c.lstrip() }}>", "<[<s>a </s>b]|[<s>a </s>b ]>"},
+      {"{{ '<' ~ c ~ '>' }}", "<[ <s>a </s>b ]>"},
+      {"{{ c.split('<s>')[1] }}|", "[a </s>b ]|"},
+      {"{{ c.rsplit('</s>', 1)[0] }}|", "[ <s>a ]|"},
+      {"{{ c.split() | join(',') }}", "[<s>a],[</s>b]"},
+      {"{{ c.replace('a', 'X') }}", "[ <s>]X[ </s>b ]"},
+      {"{{ 'a-b'.replace('-', c) }}", "a[ <s>a </s>b ]b"},
+      {"{{ c[1:4] }}|{{ c[4] }}|{{ c[::-1] }}", "[<s>]|[a]|[ b>s/< a>s< ]"},
+      {"{{ c | upper }}|{{ c | title }}", "[ <S>A </S>B ]|[ <S>a </s>b ]"},
+      {"{{ '{} and {}'.format(c, 1) }}", "[ <s>a </s>b ] and 1"},
+      {"{{ c.removeprefix(' ').removesuffix(' ') }}|", "[<s>a </s>b]|"},
+      {"{{ c | string | safe }}|", "[ <s>a </s>b ]|"},
+      {"{% set x %}<{{ c }}>{% endset %}{{ x }}", "<[ <s>a </s>b ]>"},
+      {"{% macro m(x) %}<{{ x }}>{% endmacro %}{{ m(c) }}", "<[ <s>a </s>b ]>"},
+      {"{% set ns = namespace(x='') %}{% set ns.x = ns.x + c %}{{ ns.x }}|", "[ <s>a </s>b ]|"},
+      {"{% for x in c %}{{ x }}.{% endfor %}", "[ ].[<].[s].[>].[a].[ ].[<].[/].[s].[>].[b].[ ]."},
+      {"{{ [c, 'x'] }}", "[[' <s>a </s>b '], 'x']"},
+      {"{{ {'k': c} | tojson }}", "{\"k\": [\" <s>a </s>b \"]}"},
+      {"{{ {c: 'v'} | tojson }}", "{[\" <s>a </s>b \"]: \"v\"}"},
+      {"{% for k, v in {c: 'v'} | items %}{{ k ~ v }}{% endfor %}", "[ <s>a </s>b ]v"},
+      {"{% for k in {c: 'v'} %}{{ k }}|{% endfor %}", "[ <s>a </s>b ]|"},
+      {"{{ (c * 2) | length }}{{ c | first }}|", "24[ ]|"},
+      {"{{ c if '<s>' in c }}{{ 'yes' if c.startswith(' <') }}", "[ <s>a </s>b ]yes"},
+      {"{{ bos_token }}{{ '<|' + messages[0].role + '|>' }}", "<s><|user|>"},
+  };
+  for (const auto& [source, expected] : cases) {
+    const auto parsed = ChatTemplate::Parse("{% set c = messages[0]['content'] %}" + std::string(source));
+    ASSERT_TRUE(parsed.ok()) << source << ": " << parsed.failure().message;
+    const std::vector<ChatMessage> messages = {{"user", " <s>a </s>b "}};
+    const Result<MarkedText> text = parsed->Render(messages, Recorded());
+    ASSERT_TRUE(text.ok()) << source << ": " << text.failure().message;
+    EXPECT_EQ(Bracketed(*text), expected) << source;
+  }
+}
+
+TEST_F(ChatTemplateTest, AllOfAJsonMessageButItsRoleIsLiteral) {
+  const auto parsed =
+      ChatTemplate::Parse("{% for m in messages %}<{{ m.role }}>{{ m.tool | tojson }}{% endfor %}{{ x }}");
+  const Result<MarkedText> text =
+      parsed->RenderJson(R"([{"role": "user", "tool": {"<s>": ["</s>"]}}])", {.variables_json = R"({"x": "<s>"})"});
+  ASSERT_TRUE(text.ok()) << text.failure().message;
+  EXPECT_EQ(Bracketed(*text), "<user>{[\"<s>\"]: [[\"</s>\"]]}[<s>]");
+}
+
+// A namespace may hold itself twice: every level of a naive printer doubles the last.
+TEST_F(ChatTemplateTest, ContainersThatHoldThemselvesAreBounded) {
+  for (const char* print : {"{{ n }}", "{{ n | tojson }}"}) {
+    const auto parsed =
+        ChatTemplate::Parse("{% set n = namespace() %}{% set n.a = n %}{% set n.b = n %}" + std::string(print));
+    ASSERT_TRUE(parsed.ok()) << parsed.failure().message;
+    EXPECT_FALSE(parsed->Render({}).ok());
+  }
 }
 
 TEST_F(ChatTemplateTest, WhatIsOutsideTheSubsetIsRefusedWithItsLine) {
@@ -120,8 +192,8 @@ TEST_F(ChatTemplateTest, WhatDependsOnValuesIsRefusedWhenItIsReached) {
   for (const auto& [source, message] : cases) {
     const Result<ChatTemplate> parsed = ChatTemplate::Parse(source);
     ASSERT_TRUE(parsed.ok()) << source << ": " << parsed.failure().message;
-    const Result<std::string> text = parsed->Render({});
-    ASSERT_FALSE(text.ok()) << source << " gave " << *text;
+    const Result<MarkedText> text = parsed->Render({});
+    ASSERT_FALSE(text.ok()) << source << " gave " << text->text;
     EXPECT_EQ(text.failure().error, Error::kUnsupported) << source << ": " << text.failure().message;
     EXPECT_THAT(text.failure().message, AllOf(HasSubstr("chat template line 1"), HasSubstr(message)));
   }
@@ -170,7 +242,7 @@ TEST_F(ChatTemplateTest, BrokenTemplatesAreRefused) {
 TEST_F(ChatTemplateTest, TemplatesRefuseMessagesInTheirOwnWords) {
   const Result<ChatTemplate> parsed = ChatTemplate::Parse(ReadRecorded("templates/mistral-v1.jinja"));
   const std::vector<ChatMessage> messages = {{"system", "x"}};
-  const Result<std::string> text = parsed->Render(messages);
+  const Result<MarkedText> text = parsed->Render(messages);
   ASSERT_FALSE(text.ok());
   EXPECT_EQ(text.failure().error, Error::kInvalidArgument);
   EXPECT_THAT(text.failure().message, HasSubstr("Conversation roles must alternate"));
@@ -201,7 +273,7 @@ TEST_F(ChatTemplateTest, EvaluationIsBounded) {
   for (const char* source : runaways) {
     const Result<ChatTemplate> parsed = ChatTemplate::Parse(source);
     ASSERT_TRUE(parsed.ok()) << source;
-    const Result<std::string> text = parsed->Render({});
+    const Result<MarkedText> text = parsed->Render({});
     ASSERT_FALSE(text.ok()) << source;
     EXPECT_EQ(text.failure().error, Error::kOutOfMemory) << source << ": " << text.failure().message;
   }
@@ -230,9 +302,9 @@ TEST_F(ChatTemplateTest, LongMessagesRenderInLinearTime) {
   const Result<ChatTemplate> parsed = ChatTemplate::Parse(ReadRecorded("templates/qwen3.jinja"));
   const std::vector<ChatMessage> messages = {
       {"user", std::string(4 << 20, 'x')}, {"assistant", std::string(4 << 20, 'y')}, {"user", "z"}};
-  const Result<std::string> text = parsed->Render(messages);
+  const Result<MarkedText> text = parsed->Render(messages);
   ASSERT_TRUE(text.ok()) << text.failure().message;
-  EXPECT_GT(text->size(), size_t{8} << 20);
+  EXPECT_GT(text->text.size(), size_t{8} << 20);
 }
 
 }  // namespace

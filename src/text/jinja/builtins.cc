@@ -47,28 +47,28 @@ char AsciiUpper(char c) { return c >= 'a' && c <= 'z' ? static_cast<char>(c - 32
 char AsciiLower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; }
 
 // upper, lower, title, capitalize. Other letters' case needs tables this project does not carry.
-Result<Value> ChangeCase(std::string_view how, std::string text) {
-  if (!IsAscii(text)) {
+Result<Value> ChangeCase(std::string_view how, MarkedText text) {
+  if (!IsAscii(text.text)) {
     return Fail(Error::kUnsupported, fmt::format("\"{}\" of text that is not ASCII is not supported", how));
   }
   bool starts_word = true;
-  for (char& c : text) {
+  for (char& c : text.text) {
     const bool is_letter = AsciiLower(c) >= 'a' && AsciiLower(c) <= 'z';
     c = how == "upper" || (how != "lower" && starts_word) ? AsciiUpper(c) : AsciiLower(c);
     starts_word = how == "title" && !is_letter;
   }
-  return Value::MakeString(std::move(text));
+  return Value::MakeText(std::move(text));
 }
 
 // Jinja's title filter starts words only behind white space and -([{<; Python's method behind anything but a letter.
-Result<Value> TitleFilter(std::string text) {
-  if (!IsAscii(text)) return Fail(Error::kUnsupported, "\"title\" of text that is not ASCII is not supported");
+Result<Value> TitleFilter(MarkedText text) {
+  if (!IsAscii(text.text)) return Fail(Error::kUnsupported, "\"title\" of text that is not ASCII is not supported");
   bool starts_word = true;
-  for (char& c : text) {
+  for (char& c : text.text) {
     c = starts_word ? AsciiUpper(c) : AsciiLower(c);
     starts_word = std::string_view(" \t\n\r\f\v-([{<").find(c) != std::string_view::npos;
   }
-  return Value::MakeString(std::move(text));
+  return Value::MakeText(std::move(text));
 }
 
 // Python's str.strip, lstrip, rstrip; characters == nullptr: white space.
@@ -96,51 +96,52 @@ std::string_view Strip(std::string_view text, const std::string* characters, boo
 }
 
 // Strip with the optional argument of the method or filter.
-Result<Value> StripBy(std::string_view what, std::string_view text, const CallArguments& arguments, bool left,
+Result<Value> StripBy(std::string_view what, const MarkedText& text, const CallArguments& arguments, bool left,
                       bool right) {
   const Value* characters = arguments.Get(0, "chars");
   if (characters != nullptr && !characters->IsString() && !characters->IsNone()) return WrongType(what, *characters);
   const bool has_set = characters != nullptr && characters->IsString();
-  return Value::MakeString(std::string(Strip(text, has_set ? &characters->String() : nullptr, left, right)));
+  return Value::MakeText(text.Part(Strip(text.text, has_set ? &characters->String() : nullptr, left, right)));
 }
 
-Result<Value> Replace(std::string_view text, const CallArguments& arguments) {
+Result<Value> Replace(const MarkedText& text, const CallArguments& arguments) {
   const Value *from = arguments.Get(0, "old"), *to = arguments.Get(1, "new"), *count = arguments.Get(2, "count");
   if (from == nullptr || to == nullptr) return Missing("replace", from == nullptr ? "old" : "new");
   if (!from->IsString()) return WrongType("replace", *from);
   if (!to->IsString()) return WrongType("replace", *to);
   if (from->String().empty()) return Fail(Error::kUnsupported, "replace of an empty string is not supported");
   int64_t left = count != nullptr && count->IsInteger() && count->Int() >= 0 ? count->Int() : INT64_MAX;
-  std::string out;
-  for (size_t at; left > 0 && (at = text.find(from->String())) != std::string_view::npos; --left) {
-    out += text.substr(0, at);
-    out += to->String();
-    text.remove_prefix(at + from->String().size());
+  MarkedText out;
+  std::string_view rest = text.text;
+  for (size_t at; left > 0 && (at = rest.find(from->String())) != std::string_view::npos; --left) {
+    out.Append(text.Part(rest.substr(0, at)));
+    out.Append(to->Text());
+    rest.remove_prefix(at + from->String().size());
   }
-  out += text;
-  return Value::MakeString(std::move(out));
+  out.Append(text.Part(rest));
+  return Value::MakeText(std::move(out));
 }
 
 // str.split without a separator: words between white space; with at most max_splits cuts, the rest stays whole.
-List SplitWords(std::string_view text, int64_t max_splits) {
+List SplitWords(const MarkedText& text, int64_t max_splits) {
   List parts;
-  for (;;) {
-    text = Strip(text, nullptr, /*left=*/true, /*right=*/false);
-    if (text.empty()) return parts;
+  for (std::string_view rest = text.text;;) {
+    rest = Strip(rest, nullptr, /*left=*/true, /*right=*/false);
+    if (rest.empty()) return parts;
     if (static_cast<int64_t>(parts.size()) == max_splits) {
-      parts.push_back(Value::MakeString(std::string(text)));
+      parts.push_back(Value::MakeText(text.Part(rest)));
       return parts;
     }
     size_t end = 0;
-    for (size_t pos = 0; pos < text.size(); end = pos) {
-      if (IsPythonSpace(NextCodePoint(text, pos))) break;
+    for (size_t pos = 0; pos < rest.size(); end = pos) {
+      if (IsPythonSpace(NextCodePoint(rest, pos))) break;
     }
-    parts.push_back(Value::MakeString(std::string(text.substr(0, end))));
-    text.remove_prefix(end);
+    parts.push_back(Value::MakeText(text.Part(rest.substr(0, end))));
+    rest.remove_prefix(end);
   }
 }
 
-Result<Value> Split(std::string_view method, std::string_view text, const CallArguments& arguments) {
+Result<Value> Split(std::string_view method, const MarkedText& text, const CallArguments& arguments) {
   const Value *separator = arguments.Get(0, "sep"), *most = arguments.Get(1, "maxsplit");
   if (most != nullptr && !most->IsInteger()) return WrongType(method, *most);
   const int64_t max_splits = most == nullptr || most->Int() < 0 ? INT64_MAX : most->Int();
@@ -153,28 +154,30 @@ Result<Value> Split(std::string_view method, std::string_view text, const CallAr
   const std::string& by = separator->String();
   if (by.empty()) return Fail(Error::kInvalidArgument, "split needs a separator that is not empty");
   List parts;
+  std::string_view rest = text.text;
   while (static_cast<int64_t>(parts.size()) < max_splits) {
-    const size_t at = from_right ? text.rfind(by) : text.find(by);
+    const size_t at = from_right ? rest.rfind(by) : rest.find(by);
     if (at == std::string_view::npos) break;
-    const std::string_view before = text.substr(0, at), behind = text.substr(at + by.size());
-    parts.push_back(Value::MakeString(std::string(from_right ? behind : before)));
-    text = from_right ? before : behind;
+    const std::string_view before = rest.substr(0, at), behind = rest.substr(at + by.size());
+    parts.push_back(Value::MakeText(text.Part(from_right ? behind : before)));
+    rest = from_right ? before : behind;
   }
-  parts.push_back(Value::MakeString(std::string(text)));
+  parts.push_back(Value::MakeText(text.Part(rest)));
   if (from_right) std::ranges::reverse(parts);
   return Value::MakeList(std::move(parts));
 }
 
-Result<Value> SplitLines(std::string_view text) {
+Result<Value> SplitLines(const MarkedText& marked) {
+  const std::string_view text = marked.text;
   List lines;
   size_t begin = 0;
   for (size_t i = 0; i < text.size(); ++i) {
     if (text[i] != '\n' && text[i] != '\r') continue;
-    lines.push_back(Value::MakeString(std::string(text.substr(begin, i - begin))));
+    lines.push_back(Value::MakeText(marked.Part(begin, i - begin)));
     if (text[i] == '\r' && i + 1 < text.size() && text[i + 1] == '\n') ++i;
     begin = i + 1;
   }
-  if (begin < text.size()) lines.push_back(Value::MakeString(std::string(text.substr(begin))));
+  if (begin < text.size()) lines.push_back(Value::MakeText(marked.Part(text.substr(begin))));
   return Value::MakeList(std::move(lines));
 }
 
@@ -192,64 +195,65 @@ Result<Value> StartsOrEnds(std::string_view method, std::string_view text, const
 }
 
 // str.format with plain {} fields.
-Result<Value> Format(std::string_view text, const CallArguments& arguments) {
-  std::string out;
+Result<Value> Format(const MarkedText& marked, const CallArguments& arguments) {
+  const std::string_view text = marked.text;
+  MarkedText out;
   size_t next = 0;
   for (size_t i = 0; i < text.size(); ++i) {
     const std::string_view two = text.substr(i, 2);
     if (two == "{{" || two == "}}") {
-      out += text[i++];
+      out.Append(marked.Part(i++, 1));
     } else if (two == "{}") {
       if (next == arguments.positional.size())
         return Fail(Error::kInvalidArgument, "format has fewer arguments than {} fields");
-      const Value& value = arguments.positional[next++];
-      out += ToText(value);
+      out.Append(ToText(arguments.positional[next++]));
       ++i;
     } else if (text[i] == '{' || text[i] == '}') {
       return Fail(Error::kUnsupported, "format supports plain {} fields only");
     } else {
-      out += text[i];
+      out.Append(marked.Part(i, 1));
     }
   }
-  return Value::MakeString(std::move(out));
+  return Value::MakeText(std::move(out));
 }
 
 Result<Value> Join(const Value& items, const Value& separator, bool strict) {
   if (!separator.IsString()) return WrongType("join", separator);
   CACHETTE_TRY(const List list, ItemsOf(items));
-  std::string out;
+  MarkedText out;
   for (size_t i = 0; i < list.size(); ++i) {
     if (strict && !list[i].IsString()) return WrongType("join", list[i]);
     if (list[i].IsSafe() || separator.IsSafe()) return SafeRefused("join");
-    if (i > 0) out += separator.String();
-    out += ToText(list[i]);
+    if (i > 0) out.Append(separator.Text());
+    out.Append(ToText(list[i]));
   }
-  return Value::MakeString(std::move(out));
+  return Value::MakeText(std::move(out));
 }
 
 List Pairs(const Dict& dict) {
   List pairs;
   for (const auto& [key, value] : dict.items) {
-    List pair{Value::MakeString(key), value};
+    List pair{KeyOf(dict, key), value};
     pair.is_tuple = true;
     pairs.push_back(Value::MakeList(std::move(pair)));
   }
   return pairs;
 }
 
-Result<Value> CallStringMethod(std::string_view name, const std::string& text, const CallArguments& arguments) {
-  if (name == "strip") return StripBy(name, text, arguments, true, true);
-  if (name == "lstrip") return StripBy(name, text, arguments, true, false);
-  if (name == "rstrip") return StripBy(name, text, arguments, false, true);
-  if (name == "split" || name == "rsplit") return Split(name, text, arguments);
-  if (name == "splitlines" && arguments.positional.empty()) return SplitLines(text);
+Result<Value> CallStringMethod(std::string_view name, const MarkedText& marked, const CallArguments& arguments) {
+  const std::string& text = marked.text;
+  if (name == "strip") return StripBy(name, marked, arguments, true, true);
+  if (name == "lstrip") return StripBy(name, marked, arguments, true, false);
+  if (name == "rstrip") return StripBy(name, marked, arguments, false, true);
+  if (name == "split" || name == "rsplit") return Split(name, marked, arguments);
+  if (name == "splitlines" && arguments.positional.empty()) return SplitLines(marked);
   if (name == "startswith" || name == "endswith") return StartsOrEnds(name, text, arguments);
-  if (name == "replace") return Replace(text, arguments);
-  if (name == "upper" || name == "lower" || name == "title" || name == "capitalize") return ChangeCase(name, text);
-  if (name == "format") return Format(text, arguments);
+  if (name == "replace") return Replace(marked, arguments);
+  if (name == "upper" || name == "lower" || name == "title" || name == "capitalize") return ChangeCase(name, marked);
+  if (name == "format") return Format(marked, arguments);
   const Value* argument = arguments.Get(0, "");
   if (argument == nullptr) return Missing(name, "text");
-  if (name == "join") return Join(*argument, Value::MakeString(text), /*strict=*/true);
+  if (name == "join") return Join(*argument, Value::MakeText(marked), /*strict=*/true);
   if (!argument->IsString()) return WrongType(name, *argument);
   const std::string& part = argument->String();
   if (name == "find") {
@@ -262,9 +266,9 @@ Result<Value> CallStringMethod(std::string_view name, const std::string& text, c
     for (size_t at = 0; (at = text.find(part, at)) != std::string::npos; at += part.size()) ++count;
     return Value::MakeInt(count);
   }
-  if (name == "removeprefix") return Value::MakeString(text.starts_with(part) ? text.substr(part.size()) : text);
-  if (name == "removesuffix")
-    return Value::MakeString(text.ends_with(part) ? text.substr(0, text.size() - part.size()) : text);
+  const size_t rest = text.size() - std::min(part.size(), text.size());
+  if (name == "removeprefix") return Value::MakeText(text.starts_with(part) ? marked.Part(part.size(), rest) : marked);
+  if (name == "removesuffix") return Value::MakeText(text.ends_with(part) ? marked.Part(0, rest) : marked);
   return Fail(Error::kUnsupported,
               fmt::format("the method \".{}()\" of a string with these arguments is not supported", name));
 }
@@ -279,7 +283,7 @@ Result<Value> CallDictMethod(std::string_view name, const Dict& dict, const Call
   }
   if (name == "items") return Value::MakeList(Pairs(dict));
   List list;
-  for (const auto& [key, value] : dict.items) list.push_back(name == "keys" ? Value::MakeString(key) : value);
+  for (const auto& [key, value] : dict.items) list.push_back(name == "keys" ? KeyOf(dict, key) : value);
   if (name == "keys" || name == "values") return Value::MakeList(std::move(list));
   return Fail(Error::kUnsupported, fmt::format("the method \".{}()\" of a dict is not supported", name));
 }
@@ -376,7 +380,7 @@ Result<Value> ComparisonKey(std::string_view filter, const Value& item, const Va
     CACHETTE_TRY(key, AttributeOf(item, attribute->String()));
   }
   if (!key.IsString()) return key;
-  CACHETTE_TRY(key, ChangeCase("lower", key.String()));
+  CACHETTE_TRY(key, ChangeCase("lower", key.Text()));
   return key;
 }
 
@@ -438,6 +442,7 @@ Result<Value> DictSort(const Value& value, const CallArguments& arguments) {
   }
   std::ranges::sort(order);
   Dict sorted;
+  sorted.has_literal_keys = value.Members().has_literal_keys;
   for (const auto& [key, i] : order) sorted.items.push_back(items[i]);
   return Value::MakeList(Pairs(sorted));
 }
@@ -473,13 +478,16 @@ Result<Value> ToJsonFilter(const Value& value, const CallArguments& arguments) {
   const bool has_indent = indent != nullptr && !indent->IsNone();
   if (has_indent && (!indent->IsInteger() || indent->Int() < 0 || indent->Int() > 16))
     return WrongType("tojson(indent)", *indent);
-  std::string out;
+  MarkedText out;
   if (!ToJson(value, has_indent ? static_cast<int>(indent->Int()) : -1, out)) return WrongType("tojson", value);
-  if (ascii_only && !IsAscii(out)) out = EscapeNonAscii(out);
-  return Value::MakeString(std::move(out));
+  if (ascii_only && !IsAscii(out.text)) {
+    std::string escaped = EscapeNonAscii(out.text);
+    out = out.literal.empty() ? MarkedText{std::move(escaped)} : MarkedText::Literal(std::move(escaped));
+  }
+  return Value::MakeText(std::move(out));
 }
 
-Result<Value> Indent(std::string_view text, const CallArguments& arguments) {
+Result<Value> Indent(const MarkedText& text, const CallArguments& arguments) {
   const Value *width = arguments.Get(0, "width"), *first = arguments.Get(1, "first"),
               *blank = arguments.Get(2, "blank");
   std::string space(4, ' ');
@@ -490,17 +498,20 @@ Result<Value> Indent(std::string_view text, const CallArguments& arguments) {
     space.assign(static_cast<size_t>(width->Int()), ' ');
   }
   const bool with_blank = blank != nullptr && blank->IsTrue();
-  std::string out = first != nullptr && first->IsTrue() ? space : "";
+  MarkedText out = {first != nullptr && first->IsTrue() ? space : ""};
+  std::string_view rest = text.text;
   for (size_t line = 0;; ++line) {
-    const size_t end = text.find('\n');
-    const std::string_view content = text.substr(0, end);
-    if (line > 0 && (!content.empty() || with_blank)) out += space;
-    out += content;
-    if (end == std::string_view::npos) break;
-    out += '\n';
-    text.remove_prefix(end + 1);
+    const size_t end = rest.find('\n');
+    const std::string_view content = rest.substr(0, end);
+    if (line > 0 && (!content.empty() || with_blank)) out.Append(space);
+    if (end == std::string_view::npos) {
+      out.Append(text.Part(content));
+      break;
+    }
+    out.Append(text.Part(rest.substr(0, end + 1)));
+    rest.remove_prefix(end + 1);
   }
-  return Value::MakeString(std::move(out));
+  return Value::MakeText(std::move(out));
 }
 
 // int and float: the fall-back when text is not a number.
@@ -580,8 +591,8 @@ Result<Value> ApplyFilter(std::string_view name, const Value& value, const CallA
   if (name == "trim") return StripBy(name, ToText(value), arguments, true, true);
   if (name == "upper" || name == "lower" || name == "capitalize") return ChangeCase(name, ToText(value));
   if (name == "title") return TitleFilter(ToText(value));
-  if (name == "safe") return Value::MakeString(ToText(value)).AsSafe();
-  if (name == "string") return value.IsSafe() ? value : Value::MakeString(ToText(value));
+  if (name == "safe") return Value::MakeText(ToText(value)).AsSafe();
+  if (name == "string") return value.IsSafe() ? value : Value::MakeText(ToText(value));
   if (name == "replace") return Replace(ToText(value), arguments);
   if (name == "indent") return Indent(ToText(value), arguments);
   if (name == "int" || name == "float") return ToNumber(name == "int", value, arguments);
@@ -656,7 +667,7 @@ Result<Value> CallMethod(std::string_view name, const Value& value, const CallAr
   if (!only_tests && (value.IsSafe() || (value.IsString() && std::ranges::any_of(arguments.positional, is_safe)))) {
     return SafeRefused(fmt::format("the method \".{}()\"", name));
   }
-  if (value.IsString()) return CallStringMethod(name, value.String(), arguments);
+  if (value.IsString()) return CallStringMethod(name, value.Text(), arguments);
   if (value.IsDict()) return CallDictMethod(name, value.Members(), arguments);
   if (value.IsUndefined()) return WrongType(fmt::format("the method \".{}()\"", name), value);
   return Fail(Error::kInvalidArgument,
@@ -716,7 +727,7 @@ Result<List> ItemsOf(const Value& value) {
   List items;
   if (value.IsUndefined()) return items;
   if (value.IsDict() && !value.Members().is_namespace) {
-    for (const auto& [key, item] : value.Members().items) items.push_back(Value::MakeString(key));
+    for (const auto& [key, item] : value.Members().items) items.push_back(KeyOf(value.Members(), key));
     return items;
   }
   if (!value.IsString()) return WrongType("a loop", value);
@@ -724,7 +735,7 @@ Result<List> ItemsOf(const Value& value) {
   for (size_t pos = 0; pos < text.size();) {
     const size_t begin = pos;
     NextCodePoint(text, pos);
-    items.push_back(Value::MakeString(text.substr(begin, pos - begin)));
+    items.push_back(Value::MakeText(value.Text().Part(begin, pos - begin)));
   }
   return items;
 }

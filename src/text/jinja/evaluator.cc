@@ -36,12 +36,12 @@ class Evaluator {
  public:
   explicit Evaluator(const Environment& environment) : environment_(environment) {}
 
-  Result<std::string> Run(const Body& body) {
+  Result<MarkedText> Run(const Body& body) {
     auto globals = std::make_shared<Scope>();
     for (const std::string_view name : FunctionNames())
       globals->variables.Set(name, Value(Value::Variant(Function{name})));
     for (const auto& [name, value] : environment_.variables.items) globals->variables.Set(name, value);
-    std::string out;
+    MarkedText out;
     const ScopePtr scope = Inside(globals);
     CACHETTE_TRY(RunBody(body, scope, out));
     return out;
@@ -80,7 +80,7 @@ class Evaluator {
 
   // ---- statements ----
 
-  Result<Flow> RunBody(const Body& body, const ScopePtr& scope, std::string& out) {
+  Result<Flow> RunBody(const Body& body, const ScopePtr& scope, MarkedText& out) {
     const Nesting nesting(depth_);
     for (const Statement& statement : body) {
       CACHETTE_TRY(Step(statement.line));
@@ -90,18 +90,18 @@ class Evaluator {
     return Flow::kNext;
   }
 
-  Result<Flow> RunStatement(const Statement& statement, const ScopePtr& scope, std::string& out) {
+  Result<Flow> RunStatement(const Statement& statement, const ScopePtr& scope, MarkedText& out) {
     switch (statement.kind) {
       case Statement::Kind::kText: {
         CACHETTE_TRY(Charge(statement.line, statement.text.size()));
-        out += statement.text;
+        out.Append(statement.text);
         return Flow::kNext;
       }
       case Statement::Kind::kPrint: {
         CACHETTE_TRY(const Value value, Eval(*statement.value, scope));
-        const std::string text = ToText(value);
-        CACHETTE_TRY(Charge(statement.line, text.size()));
-        out += text;
+        const MarkedText text = ToText(value);
+        CACHETTE_TRY(Charge(statement.line, text.text.size()));
+        out.Append(text);
         return Flow::kNext;
       }
       case Statement::Kind::kIf: {
@@ -111,9 +111,9 @@ class Evaluator {
       case Statement::Kind::kFor: return RunFor(statement, scope, out);
       case Statement::Kind::kSet: return RunSet(statement, scope);
       case Statement::Kind::kSetBlock: {
-        std::string text;
+        MarkedText text;
         CACHETTE_TRY(RunBody(statement.body, Inside(scope), text));
-        scope->variables.Set(statement.targets[0], Value::MakeString(std::move(text)));
+        scope->variables.Set(statement.targets[0], Value::MakeText(std::move(text)));
         return Flow::kNext;
       }
       case Statement::Kind::kMacro: {
@@ -155,7 +155,7 @@ class Evaluator {
     return Flow::kNext;
   }
 
-  Result<Flow> RunFor(const Statement& statement, const ScopePtr& scope, std::string& out) {
+  Result<Flow> RunFor(const Statement& statement, const ScopePtr& scope, MarkedText& out) {
     CACHETTE_TRY(const Value iterated, Eval(*statement.value, scope));
     CACHETTE_TRY(List items, AtLine(statement.line, ItemsOf(iterated)));
     if (statement.condition != nullptr) {
@@ -249,6 +249,7 @@ class Evaluator {
       CACHETTE_TRY(Value value, Eval(*e.children[i + 1], scope));
       if (!key.IsString()) return Bad(e.line, "a dict key that is not a string is not supported", Error::kUnsupported);
       dict.Set(key.String(), std::move(value));
+      dict.has_literal_keys |= !key.Text().literal.empty();
     }
     return Value::MakeDict(std::move(dict));
   }
@@ -322,16 +323,16 @@ class Evaluator {
       }
       scope->variables.Set(name, std::move(value));
     }
-    std::string out;
+    MarkedText out;
     CACHETTE_TRY(RunBody(macro.node->body, scope, out));
-    return Value::MakeString(std::move(out));
+    return Value::MakeText(std::move(out));
   }
 
   Result<Value> CallFunction(int line, std::string_view name, const CallArguments& arguments) {
     if (name == "raise_exception") {
       const Value* message = arguments.Get(0, "message");
       return Bad(line,
-                 fmt::format("the template refuses the messages: {}", message != nullptr ? ToText(*message) : ""));
+                 fmt::format("the template refuses the messages: {}", message != nullptr ? ToText(*message).text : ""));
     }
     if (name == "range") return Range(line, arguments);
     if (name == "strftime_now") return FormatNow(line, arguments);
@@ -408,10 +409,10 @@ class Evaluator {
       if (index < 0 || index >= num_items) return Value::MakeUndefined(fmt::format("item {}", key.Int()));
       const auto i = static_cast<size_t>(index);
       return object.IsList() ? object.Items()[i]
-                             : Value::MakeString(std::string(Characters(object.String(), i, i + 1)));
+                             : Value::MakeText(object.Text().Part(Characters(object.String(), i, i + 1)));
     }
     if (key.IsString()) return AtLine(e.line, MemberOf(object, key.String()));
-    return Value::MakeUndefined(ToText(key));
+    return Value::MakeUndefined(ToText(key).text);
   }
 
   Result<Value> EvalSlice(const Expression& e, const ScopePtr& scope) {
@@ -429,8 +430,8 @@ class Evaluator {
     }
     const int64_t stride = parts[2].value_or(1);
     if (stride == 0) return Bad(e.line, "a slice with a step of 0");
-    CACHETTE_TRY(const List items, ItemsOf(object));
-    const auto num_items = static_cast<int64_t>(items.size());
+    const auto num_items =
+        static_cast<int64_t>(object.IsList() ? object.Items().size() : NumCharacters(object.String()));
     const int64_t lowest = stride > 0 ? 0 : -1, highest = stride > 0 ? num_items : num_items - 1;
     const auto clamp = [&](std::optional<int64_t> part, int64_t fallback) {
       if (!part) return fallback;
@@ -438,6 +439,13 @@ class Evaluator {
     };
     const int64_t first = clamp(parts[0], stride > 0 ? 0 : num_items - 1);
     const int64_t last = clamp(parts[1], stride > 0 ? num_items : -1);
+    if (object.IsString() && stride == 1) {
+      const auto begin = static_cast<size_t>(first), end = static_cast<size_t>(std::max(first, last));
+      MarkedText part = object.Text().Part(Characters(object.String(), begin, end));
+      CACHETTE_TRY(Charge(e.line, part.text.size()));
+      return Value::MakeText(std::move(part));
+    }
+    CACHETTE_TRY(const List items, ItemsOf(object));
     List sliced;
     for (int64_t i = first; stride > 0 ? i < last : i > last;) {
       sliced.push_back(items[static_cast<size_t>(i)]);
@@ -448,9 +456,9 @@ class Evaluator {
       sliced.is_tuple = object.Items().is_tuple;
       return Value::MakeList(std::move(sliced));
     }
-    std::string text;
-    for (const Value& character : sliced) text += character.String();
-    return Value::MakeString(std::move(text));
+    MarkedText text;
+    for (const Value& character : sliced) text.Append(character.Text());
+    return Value::MakeText(std::move(text));
   }
 
   Result<Value> EvalBinary(const Expression& e, const ScopePtr& scope) {
@@ -478,9 +486,10 @@ class Evaluator {
         return Value::MakeBool(!with_nan && is_less == is_strict);
       }
       case Op::kJoin: {
-        std::string text = ToText(left) + ToText(right);
-        CACHETTE_TRY(Charge(e.line, text.size()));
-        return Value::MakeString(std::move(text));
+        MarkedText text = ToText(left);
+        text.Append(ToText(right));
+        CACHETTE_TRY(Charge(e.line, text.text.size()));
+        return Value::MakeText(std::move(text));
       }
       default: return Arithmetic(e, e.op, left, right);
     }
@@ -494,7 +503,9 @@ class Evaluator {
     }
     if (op == Op::kAdd && left.IsString() && right.IsString()) {
       CACHETTE_TRY(Charge(e.line, left.String().size() + right.String().size()));
-      return Value::MakeString(left.String() + right.String());
+      MarkedText joined = left.Text();
+      joined.Append(right.Text());
+      return Value::MakeText(std::move(joined));
     }
     if (op == Op::kAdd && left.IsList() && right.IsList() && left.Items().is_tuple == right.Items().is_tuple) {
       List joined = left.Items();
@@ -502,8 +513,8 @@ class Evaluator {
       CACHETTE_TRY(Charge(e.line, joined.size() * sizeof(Value)));
       return Value::MakeList(std::move(joined));
     }
-    if (op == Op::kMultiply && left.IsString() && right.IsInteger()) return Repeat(e.line, left.String(), right.Int());
-    if (op == Op::kMultiply && left.IsInteger() && right.IsString()) return Repeat(e.line, right.String(), left.Int());
+    if (op == Op::kMultiply && left.IsString() && right.IsInteger()) return Repeat(e.line, left.Text(), right.Int());
+    if (op == Op::kMultiply && left.IsInteger() && right.IsString()) return Repeat(e.line, right.Text(), left.Int());
     if (op == Op::kModulo && left.IsString()) {
       return Bad(e.line, "formatting with % is not supported; use ~ or format", Error::kUnsupported);
     }
@@ -513,15 +524,15 @@ class Evaluator {
     return Bad(e.line, fmt::format("this operator does not take {} and {}", left.TypeName(), right.TypeName()));
   }
 
-  Result<Value> Repeat(int line, const std::string& text, int64_t count) {
+  Result<Value> Repeat(int line, const MarkedText& text, int64_t count) {
     const uint64_t times = count > 0 ? static_cast<uint64_t>(count) : 0;
     uint64_t bytes = 0;
-    if (__builtin_mul_overflow(times, static_cast<uint64_t>(text.size()), &bytes))
+    if (__builtin_mul_overflow(times, static_cast<uint64_t>(text.text.size()), &bytes))
       bytes = environment_.limits.bytes + 1;
     CACHETTE_TRY(Charge(line, static_cast<size_t>(std::min<uint64_t>(bytes, environment_.limits.bytes + 1))));
-    std::string out;
-    for (uint64_t i = 0; i < times && !text.empty(); ++i) out += text;
-    return Value::MakeString(std::move(out));
+    MarkedText out;
+    for (uint64_t i = 0; i < times && !text.text.empty(); ++i) out.Append(text);
+    return Value::MakeText(std::move(out));
   }
 
   // Python's rules: // rounds down, % has the sign of the divisor.
@@ -580,7 +591,7 @@ class Evaluator {
 
 }  // namespace
 
-Result<std::string> Evaluate(const Body& body, const Environment& environment) {
+Result<MarkedText> Evaluate(const Body& body, const Environment& environment) {
   return Evaluator(environment).Run(body);
 }
 

@@ -2,8 +2,6 @@
 
 #include <cstdint>
 #include <ctime>
-#include <string>
-
 #include "base/result.h"
 #include "text/jinja/ast.h"
 
@@ -23,7 +21,8 @@ struct Environment {
 };
 
 // Runs a parsed template. Errors: kInvalidArgument (raise_exception, a value of the wrong type), kUnsupported (an
-// operation on values that is not implemented), kOutOfMemory (a limit), each with the line.
-Result<std::string> Evaluate(const Body& body, const Environment& environment);
+// operation on values that is not implemented), kOutOfMemory (a limit), each with the line. What stems from literal
+// text of the variables is literal in the output.
+Result<MarkedText> Evaluate(const Body& body, const Environment& environment);
 
 }  // namespace cachette::jinja

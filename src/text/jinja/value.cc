@@ -10,6 +10,8 @@ namespace cachette::jinja {
 namespace {
 
 constexpr int kMaxDepth = 64;  // of nested containers, when printing or comparing
+// Of a printed container: one that holds itself twice would double with each level. Far beyond any real one.
+constexpr size_t kMaxPrintedBytes = size_t{128} << 20;
 
 // repr() of a float: the shortest digits that read back, with a point or an exponent.
 std::string FloatText(double d) {
@@ -21,7 +23,8 @@ std::string FloatText(double d) {
 }
 
 // repr() of a string.
-void AppendQuoted(std::string_view text, std::string& out) {
+std::string Quoted(std::string_view text) {
+  std::string out;
   const bool has_single = text.find('\'') != std::string_view::npos;
   const char quote = has_single && text.find('"') == std::string_view::npos ? '"' : '\'';
   out += quote;
@@ -42,40 +45,53 @@ void AppendQuoted(std::string_view text, std::string& out) {
     }
   }
   out += quote;
+  return out;
 }
 
-void AppendRepr(const Value& value, int depth, std::string& out) {
+// A string as it is written inside a container: with its quotes it is literal if any of it is.
+void AppendWritten(const std::string& written, bool is_literal, MarkedText& out) {
+  if (is_literal) {
+    out.AppendLiteral(written);
+  } else {
+    out.Append(written);
+  }
+}
+bool HasLiteral(const Value& string) { return !string.Text().literal.empty(); }
+
+void AppendRepr(const Value& value, int depth, MarkedText& out) {
+  if (out.text.size() > kMaxPrintedBytes) return;
   if (value.IsString()) {
-    AppendQuoted(value.String(), out);
+    AppendWritten(Quoted(value.String()), HasLiteral(value), out);
   } else if (depth >= kMaxDepth) {
-    out += "...";
+    out.Append("...");
   } else if (value.IsList()) {
     const List& list = value.Items();
-    out += list.is_tuple ? '(' : '[';
+    out.Append(list.is_tuple ? "(" : "[");
     const char* separator = "";
     for (const Value& item : list) {
-      out += separator;
+      out.Append(separator);
       AppendRepr(item, depth + 1, out);
       separator = ", ";
     }
-    out += !list.is_tuple ? "]" : list.size() == 1 ? ",)" : ")";
+    out.Append(!list.is_tuple ? "]" : list.size() == 1 ? ",)" : ")");
   } else if (value.IsDict()) {
+    const Dict& dict = value.Members();
     const char* separator = "{";
-    for (const auto& [key, item] : value.Members().items) {
-      out += separator;
-      AppendQuoted(key, out);
-      out += ": ";
+    for (const auto& [key, item] : dict.items) {
+      out.Append(separator);
+      AppendWritten(Quoted(key), dict.has_literal_keys, out);
+      out.Append(": ");
       AppendRepr(item, depth + 1, out);
       separator = ", ";
     }
-    out += value.Members().items.empty() ? "{}" : "}";
+    out.Append(dict.items.empty() ? "{}" : "}");
   } else {
-    out += ToText(value);
+    out.Append(ToText(value));
   }
 }
 
-void AppendJsonString(std::string_view text, std::string& out) {
-  out += '"';
+std::string JsonString(std::string_view text) {
+  std::string out = "\"";
   for (const char c : text) {
     switch (c) {
       case '"': out += "\\\""; break;
@@ -94,42 +110,43 @@ void AppendJsonString(std::string_view text, std::string& out) {
     }
   }
   out += '"';
+  return out;
 }
 
-bool AppendJson(const Value& value, int indent, int depth, std::string& out) {
+bool AppendJson(const Value& value, int indent, int depth, MarkedText& out) {
   const auto new_line = [&](int level) {
     if (indent < 0) return;
-    out += '\n';
-    out.append(static_cast<size_t>(indent) * static_cast<size_t>(level), ' ');
+    out.Append("\n");
+    out.text.append(static_cast<size_t>(indent) * static_cast<size_t>(level), ' ');
   };
-  if (depth > kMaxDepth) return false;
+  if (depth > kMaxDepth || out.text.size() > kMaxPrintedBytes) return false;
   if (value.IsNone()) {
-    out += "null";
+    out.Append("null");
   } else if (value.Is<bool>()) {
-    out += value.Int() != 0 ? "true" : "false";
+    out.Append(value.Int() != 0 ? "true" : "false");
   } else if (value.Is<int64_t>()) {
-    out += fmt::format("{}", value.Int());
+    out.Append(fmt::format("{}", value.Int()));
   } else if (value.Is<double>()) {
     const double d = value.Number();
-    out += std::isnan(d) ? "NaN" : std::isinf(d) ? (d < 0 ? "-Infinity" : "Infinity") : FloatText(d);
+    out.Append(std::isnan(d) ? "NaN" : std::isinf(d) ? (d < 0 ? "-Infinity" : "Infinity") : FloatText(d));
   } else if (value.IsString()) {
-    AppendJsonString(value.String(), out);
+    AppendWritten(JsonString(value.String()), HasLiteral(value), out);
   } else if (value.IsList() || value.IsDict()) {
     const bool is_list = value.IsList();
     const size_t num_items = is_list ? value.Items().size() : value.Members().items.size();
-    out += is_list ? '[' : '{';
+    out.Append(is_list ? "[" : "{");
     for (size_t i = 0; i < num_items; ++i) {
-      if (i > 0) out += indent < 0 ? ", " : ",";
+      if (i > 0) out.Append(indent < 0 ? ", " : ",");
       new_line(depth + 1);
       if (!is_list) {
-        AppendJsonString(value.Members().items[i].first, out);
-        out += ": ";
+        AppendWritten(JsonString(value.Members().items[i].first), value.Members().has_literal_keys, out);
+        out.Append(": ");
       }
       if (!AppendJson(is_list ? value.Items()[i] : value.Members().items[i].second, indent, depth + 1, out))
         return false;
     }
     if (num_items > 0) new_line(depth);
-    out += is_list ? ']' : '}';
+    out.Append(is_list ? "]" : "}");
   } else {
     return false;
   }
@@ -199,23 +216,31 @@ const char* Value::TypeName() const {
 
 bool Value::Equals(const Value& other) const { return EqualAt(*this, other, 0); }
 
-std::string ToText(const Value& value) {
-  if (value.IsUndefined()) return "";
-  if (value.IsNone()) return "None";
-  if (value.Is<bool>()) return value.Int() != 0 ? "True" : "False";
-  if (value.Is<int64_t>()) return fmt::format("{}", value.Int());
-  if (value.Is<double>()) return FloatText(value.Number());
-  if (value.IsString()) return value.String();
-  std::string out;
+MarkedText ToText(const Value& value) {
+  if (value.IsString()) return value.Text();
+  MarkedText out;
   if (value.IsList() || value.IsDict()) {
     AppendRepr(value, 0, out);
-  } else {
-    out = fmt::format("<{}>", value.TypeName());
+  } else if (value.IsNone()) {
+    out.text = "None";
+  } else if (value.Is<bool>()) {
+    out.text = value.Int() != 0 ? "True" : "False";
+  } else if (value.Is<int64_t>()) {
+    out.text = fmt::format("{}", value.Int());
+  } else if (value.Is<double>()) {
+    out.text = FloatText(value.Number());
+  } else if (!value.IsUndefined()) {
+    out.text = fmt::format("<{}>", value.TypeName());
   }
   return out;
 }
 
-bool ToJson(const Value& value, int indent, std::string& out) { return AppendJson(value, indent, 0, out); }
+bool ToJson(const Value& value, int indent, MarkedText& out) { return AppendJson(value, indent, 0, out); }
+
+Value KeyOf(const Dict& dict, std::string key) {
+  return dict.has_literal_keys ? Value::MakeText(MarkedText::Literal(std::move(key)))
+                               : Value::MakeString(std::move(key));
+}
 
 size_t NumCharacters(std::string_view text) {
   size_t count = 0;

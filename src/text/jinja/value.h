@@ -9,6 +9,8 @@
 #include <variant>
 #include <vector>
 
+#include "text/marked_text.h"
+
 namespace cachette::jinja {
 
 struct MacroNode;
@@ -24,7 +26,8 @@ struct List : std::vector<Value> {
 // Insertion order is iteration order, as in Python. Looked up by linear search: templates hold small ones.
 struct Dict {
   std::vector<std::pair<std::string, Value>> items;
-  bool is_namespace = false;  // namespace(): the only object whose attributes templates may set
+  bool is_namespace = false;      // namespace(): the only object whose attributes templates may set
+  bool has_literal_keys = false;  // keys came from outside, see MarkedText
 
   const Value* Find(std::string_view key) const;
   void Set(std::string_view key, Value value);
@@ -53,7 +56,7 @@ struct LoopState {
 class Value {
  public:
   using Variant =
-      std::variant<Undefined, None, bool, int64_t, double, std::shared_ptr<const std::string>,
+      std::variant<Undefined, None, bool, int64_t, double, std::shared_ptr<const MarkedText>,
                    std::shared_ptr<const List>, std::shared_ptr<Dict>, Macro, Function, std::shared_ptr<LoopState>>;
 
   Value() = default;  // undefined
@@ -63,7 +66,8 @@ class Value {
   static Value MakeBool(bool b) { return Value(Variant(b)); }
   static Value MakeInt(int64_t i) { return Value(Variant(i)); }
   static Value MakeFloat(double d) { return Value(Variant(d)); }
-  static Value MakeString(std::string s) { return Value(Variant(std::make_shared<const std::string>(std::move(s)))); }
+  static Value MakeString(std::string s) { return MakeText({.text = std::move(s)}); }
+  static Value MakeText(MarkedText text) { return Value(Variant(std::make_shared<const MarkedText>(std::move(text)))); }
   static Value MakeList(List list) { return Value(Variant(std::make_shared<const List>(std::move(list)))); }
   static Value MakeDict(Dict dict) { return Value(Variant(std::make_shared<Dict>(std::move(dict)))); }
 
@@ -73,14 +77,15 @@ class Value {
   }
   bool IsUndefined() const { return Is<Undefined>(); }
   bool IsNone() const { return Is<None>(); }
-  bool IsString() const { return Is<std::shared_ptr<const std::string>>(); }
+  bool IsString() const { return Is<std::shared_ptr<const MarkedText>>(); }
   bool IsList() const { return Is<std::shared_ptr<const List>>(); }
   bool IsDict() const { return Is<std::shared_ptr<Dict>>(); }
   bool IsInteger() const { return Is<int64_t>() || Is<bool>(); }  // Python's bool is an int
   bool IsNumber() const { return IsInteger() || Is<double>(); }
 
   // The value of that type; it must be of it.
-  const std::string& String() const { return *std::get<std::shared_ptr<const std::string>>(variant_); }
+  const std::string& String() const { return Text().text; }
+  const MarkedText& Text() const { return *std::get<std::shared_ptr<const MarkedText>>(variant_); }
   const List& Items() const { return *std::get<std::shared_ptr<const List>>(variant_); }
   const std::shared_ptr<const List>& SharedItems() const { return std::get<std::shared_ptr<const List>>(variant_); }
   Dict& Members() const { return *std::get<std::shared_ptr<Dict>>(variant_); }
@@ -111,10 +116,13 @@ class Value {
 };
 
 // What {{ value }} prints: Python's str(), which is "" for undefined and repr() inside containers.
-std::string ToText(const Value& value);
+MarkedText ToText(const Value& value);
 
 // json.dumps(value, ensure_ascii=False); indent < 0: on one line. False when value holds something JSON has not.
-bool ToJson(const Value& value, int indent, std::string& out);
+bool ToJson(const Value& value, int indent, MarkedText& out);
+
+// A key of dict as a string.
+Value KeyOf(const Dict& dict, std::string key);
 
 // Code points of UTF-8 text: Python counts and slices characters.
 size_t NumCharacters(std::string_view text);
