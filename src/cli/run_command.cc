@@ -18,7 +18,9 @@
 #include "cli/progress.h"
 #include "engine/chat.h"
 #include "engine/report.h"
+#include "eval/kept_map.h"
 #include "eval/ledger_file.h"
+#include "io/write_file.h"
 #include "text/stream_decoder.h"
 
 namespace cachette::cli {
@@ -33,6 +35,7 @@ struct RunArguments {
   std::string system;
   std::string standard_input;  // "-" when it was named
   std::string ledger_file;     // "": none is written
+  std::string explain_file;    // as ledger_file
   bool has_prompt = false;
   bool is_chat = false;
   bool is_raw = false;
@@ -44,14 +47,14 @@ struct RunArguments {
 };
 
 // Would a file at path fail only after a long answer?
-Result<void> CheckWritable(const std::string& path) {
+Result<void> CheckWritable(const char* flag, const std::string& path) {
   namespace fs = std::filesystem;
   std::error_code ignored;
   if (fs::is_directory(path, ignored))
-    return Fail(Error::kInvalidArgument, fmt::format("--ledger: {} is a folder; name a file", path));
+    return Fail(Error::kInvalidArgument, fmt::format("{}: {} is a folder; name a file", flag, path));
   const fs::path folder = fs::path(path).has_parent_path() ? fs::path(path).parent_path() : fs::path(".");
   if (access(folder.c_str(), W_OK) == 0) return Ok();
-  return Fail(Error::kIo, fmt::format("--ledger: {} cannot be written: {}", path, std::strerror(errno)));
+  return Fail(Error::kIo, fmt::format("{}: {} cannot be written: {}", flag, path, std::strerror(errno)));
 }
 
 // A loaded model in conversation with this terminal.
@@ -67,7 +70,7 @@ class Run {
   Result<void> Load();
   Result<RunReport> Answer(const std::string& message);
   Result<void> Print(const RunReport& report);
-  Result<void> WriteLedger() const;
+  Result<void> WriteRecords() const;
   Result<bool> Turn(const std::string& message);
 
   const RunArguments& arguments_;
@@ -101,7 +104,8 @@ Result<std::string> Run::FirstMessage() const {
 
 Result<void> Run::Load() {
   CACHETTE_TRY(Validate(arguments_.generate));
-  if (!arguments_.ledger_file.empty()) CACHETTE_TRY(CheckWritable(arguments_.ledger_file));
+  if (!arguments_.ledger_file.empty()) CACHETTE_TRY(CheckWritable("--ledger", arguments_.ledger_file));
+  if (!arguments_.explain_file.empty()) CACHETTE_TRY(CheckWritable("--explain", arguments_.explain_file));
   CACHETTE_TRY(engine_, Engine::Load(arguments_.engine));
   CACHETTE_TRY(const auto recipe, engine_->MakeRecipe(arguments_.recipe.name, arguments_.recipe.options));
   CACHETTE_TRY(tokenizer_, engine_->tokenizer());
@@ -165,6 +169,7 @@ Result<void> Run::Print(const RunReport& report) {
     json["options"]["parse_special"] = arguments_.parses_special;
     json["options"]["system"] = arguments_.system;
     json["options"]["ledger"] = arguments_.ledger_file;
+    json["options"]["explain"] = arguments_.explain_file;
     PrintJson(json, arguments_.is_chat ? JsonStyle::kOneLine : JsonStyle::kIndented);
     return Ok();
   }
@@ -177,8 +182,15 @@ Result<void> Run::Print(const RunReport& report) {
 }
 
 // Of everything the session has seen.
-Result<void> Run::WriteLedger() const {
-  return arguments_.ledger_file.empty() ? Ok() : WriteLedgerFile(arguments_.ledger_file, session_->cache());
+Result<void> Run::WriteRecords() const {
+  if (!arguments_.ledger_file.empty()) CACHETTE_TRY(WriteLedgerFile(arguments_.ledger_file, session_->cache()));
+  if (arguments_.explain_file.empty()) return Ok();
+  const KeptMap map = MapOfKept(session_->cache());
+  const std::string title = fmt::format("What {} keeps of {} tokens", session_->recipe().row().name, map.num_tokens);
+  const std::string svg = KeptMapSvg(map, title);
+  CACHETTE_TRY(WriteFile(arguments_.explain_file, std::as_bytes(std::span(svg))));
+  if (arguments_.shows_notes()) fmt::print(stderr, "{}\n", KeptMapText(map));
+  return Ok();
 }
 
 Result<int> Run::Once() {
@@ -188,7 +200,7 @@ Result<int> Run::Once() {
   CACHETTE_TRY(Load());
   CACHETTE_TRY(const RunReport report, Answer(message));
   CACHETTE_TRY(Print(report));
-  CACHETTE_TRY(WriteLedger());
+  CACHETTE_TRY(WriteRecords());
   return report.generation.stop == StopReason::kCancelled ? kInterrupted : 0;
 }
 
@@ -201,7 +213,7 @@ Result<bool> Run::Turn(const std::string& message) {
     return true;
   }
   CACHETTE_TRY(Print(*report));
-  CACHETTE_TRY(WriteLedger());
+  CACHETTE_TRY(WriteRecords());
   return true;
 }
 
@@ -276,6 +288,10 @@ void AddRun(CLI::App& root, Command& chosen) {
       ->group(group);
   app->add_option("--ledger", arguments->ledger_file,
                   "write when every cache entry was born and died to this file; 'cachette footprint' reads it")
+      ->type_name("FILE")
+      ->group(group);
+  app->add_option("--explain", arguments->explain_file,
+                  "draw what is kept per layer and KV head over the text, as an SVG picture in this file")
       ->type_name("FILE")
       ->group(group);
   app->add_flag("-q,--quiet", arguments->is_quiet, "print the answer and nothing else")->group(group);
