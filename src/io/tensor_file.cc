@@ -15,6 +15,8 @@ int64_t TensorInfo::num_elements() const {
   return product;
 }
 
+int64_t TensorInfo::num_bytes() const { return static_cast<int64_t>(TensorBytes(dtype, shape).value_or(0)); }
+
 std::optional<uint64_t> TensorBytes(Dtype dtype, std::span<const int64_t> shape) {
   const DtypeInfo& info = InfoOf(dtype);
   const int64_t cols = shape.empty() ? 1 : shape.back();

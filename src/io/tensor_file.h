@@ -24,6 +24,7 @@ struct TensorInfo {
   std::span<const std::byte> bytes;  // in the file. GGUF: at least 8-byte aligned in a mapped file; safetensors: where
                                      // its writer put it, so read with Dequantize or memcpy, never through a float*
   int64_t num_elements() const;      // 1 for a scalar
+  int64_t num_bytes() const;         // of dtype and shape: bytes.size() where bytes are at hand
 };
 
 // Bytes of a tensor of that shape (dimensions >= 0); nothing when they do not fit 63 bits or when the last dimension

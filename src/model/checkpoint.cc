@@ -16,4 +16,10 @@ Result<const TensorInfo*> Checkpoint::Get(std::string_view name) const {
   return tensor;
 }
 
+int64_t Checkpoint::total_bytes() const {
+  int64_t sum = 0;
+  for (const TensorInfo* tensor : Tensors()) sum += tensor->num_bytes();
+  return sum;
+}
+
 }  // namespace cachette

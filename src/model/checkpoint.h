@@ -34,14 +34,16 @@ class Checkpoint {
   virtual const GgufFile* gguf() const { return nullptr; }  // for its tokenizer fields
   virtual std::string folder() const { return ""; }         // of tokenizer.json; "" when there is none
 
-  // Null when the checkpoint has no such tensor.
+  // Null when the checkpoint has no such tensor. A synthetic checkpoint makes the weights now: not for two threads at
+  // once.
   virtual const TensorInfo* Find(std::string_view name) const = 0;
   // Errors: kNotFound, naming tensor and file.
   Result<const TensorInfo*> Get(std::string_view name) const;
-  virtual std::vector<const TensorInfo*> Tensors() const = 0;  // under the file's own names
+  // Under the file's own names. Names, types and shapes; those of a synthetic checkpoint have no bytes before Find.
+  virtual std::vector<const TensorInfo*> Tensors() const = 0;
   // The tensor's pages need not stay in memory.
   virtual void Drop(const TensorInfo&) const {}
-  virtual int64_t total_bytes() const = 0;  // of all tensors
+  int64_t total_bytes() const;  // of all tensors
 
  protected:
   explicit Checkpoint(std::string path) : path_(std::move(path)) {}

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "io/gguf.h"
@@ -39,11 +40,6 @@ class GgufCheckpoint final : public Checkpoint {
     for (const TensorInfo& tensor : file_.tensors()) list.push_back(&tensor);
     return list;
   }
-  int64_t total_bytes() const override {
-    int64_t sum = 0;
-    for (const TensorInfo& tensor : file_.tensors()) sum += static_cast<int64_t>(tensor.bytes.size());
-    return sum;
-  }
 
   Result<void> ReadConfig();
 
@@ -57,27 +53,17 @@ class GgufCheckpoint final : public Checkpoint {
 };
 
 Result<void> GgufCheckpoint::ReadDims() {
-  const auto read = [&](int& out, const char* suffix, int64_t fallback) -> Result<void> {
-    int64_t value = 0;
-    if (fallback >= 0) {
-      CACHETTE_TRY(value, file_.GetInt(Key(suffix), fallback));
-    } else {
-      CACHETTE_TRY(value, file_.GetInt(Key(suffix)));
-    }
-    if (value < 0 || value > INT32_MAX)
-      return Fail(Error::kCorrupt, fmt::format("{}: {} is {}, out of range", path_, Key(suffix), value));
-    out = static_cast<int>(value);
-    return Ok();
+  const auto dim = [&](const char* suffix, auto... fallback) {
+    return DimOf(file_.GetInt(Key(suffix), fallback...), path_, Key(suffix));
   };
-  CACHETTE_TRY(read(config_.num_layers, "block_count", -1));
-  CACHETTE_TRY(read(config_.hidden_dim, "embedding_length", -1));
-  CACHETTE_TRY(read(config_.num_q_heads, "attention.head_count", -1));
-  CACHETTE_TRY(read(config_.num_kv_heads, "attention.head_count_kv", config_.num_q_heads));
-  CACHETTE_TRY(read(config_.ffn_dim, "feed_forward_length", -1));
-  CACHETTE_TRY(read(config_.head_dim, "attention.key_length",
-                    config_.num_q_heads > 0 ? config_.hidden_dim / config_.num_q_heads : 0));
-  int value_dim = 0;
-  CACHETTE_TRY(read(value_dim, "attention.value_length", config_.head_dim));
+  CACHETTE_TRY(config_.num_layers, dim("block_count"));
+  CACHETTE_TRY(config_.hidden_dim, dim("embedding_length"));
+  CACHETTE_TRY(config_.num_q_heads, dim("attention.head_count"));
+  CACHETTE_TRY(config_.num_kv_heads, dim("attention.head_count_kv", config_.num_q_heads));
+  CACHETTE_TRY(config_.ffn_dim, dim("feed_forward_length"));
+  const int even_share = config_.num_q_heads > 0 ? config_.hidden_dim / config_.num_q_heads : 0;
+  CACHETTE_TRY(config_.head_dim, dim("attention.key_length", even_share));
+  CACHETTE_TRY(const int value_dim, dim("attention.value_length", config_.head_dim));
   if (value_dim != config_.head_dim)
     return Fail(Error::kUnsupported, fmt::format("{}: keys of {} and values of {} elements; they must be equal", path_,
                                                  config_.head_dim, value_dim));
@@ -130,7 +116,7 @@ Result<void> GgufCheckpoint::ReadRope(const FamilyTraits& family) {
 }
 
 Result<void> GgufCheckpoint::ReadLayers(const FamilyTraits& family) {
-  config_.layers.resize(static_cast<size_t>(std::max(config_.num_layers, 0)));
+  config_.layers.resize(static_cast<size_t>(std::min(config_.num_layers, 4096)));  // ValidateConfig refuses more
   CACHETTE_TRY(const int64_t window, file_.GetInt(Key("attention.sliding_window"), 0));
   if (!family.is_gemma3) {
     for (LayerConfig& layer : config_.layers) layer.attention_window = static_cast<int32_t>(window);

@@ -152,11 +152,6 @@ class SafetensorsCheckpoint final : public Checkpoint {
     for (const TensorInfo& tensor : file_.tensors()) list.push_back(&tensor);
     return list;
   }
-  int64_t total_bytes() const override {
-    int64_t sum = 0;
-    for (const TensorInfo& tensor : file_.tensors()) sum += static_cast<int64_t>(tensor.bytes.size());
-    return sum;
-  }
 
   Result<void> ReadConfig(const json& config, const std::string& file);
   void NameTensors(const std::string& weights_file) {
@@ -178,26 +173,17 @@ class SafetensorsCheckpoint final : public Checkpoint {
 };
 
 Result<void> SafetensorsCheckpoint::ReadDims(const Fields& fields) {
-  const auto read = [&](int& out, const char* key, int64_t fallback) -> Result<void> {
-    int64_t value = 0;
-    if (fallback >= 0) {
-      CACHETTE_TRY(value, fields.Get<int64_t>(key, fallback));
-    } else {
-      CACHETTE_TRY(value, fields.Get<int64_t>(key));
-    }
-    if (value < 0 || value > INT32_MAX)
-      return Fail(Error::kCorrupt, fmt::format("{}: {} is {}, out of range", fields.file(), key, value));
-    out = static_cast<int>(value);
-    return Ok();
+  const auto dim = [&](const char* key, auto... fallback) {
+    return DimOf(fields.Get<int64_t>(key, fallback...), fields.file(), key);
   };
-  CACHETTE_TRY(read(config_.num_layers, "num_hidden_layers", -1));
-  CACHETTE_TRY(read(config_.hidden_dim, "hidden_size", -1));
-  CACHETTE_TRY(read(config_.num_q_heads, "num_attention_heads", -1));
-  CACHETTE_TRY(read(config_.num_kv_heads, "num_key_value_heads", config_.num_q_heads));
-  CACHETTE_TRY(read(config_.ffn_dim, "intermediate_size", -1));
-  CACHETTE_TRY(read(config_.vocab_size, "vocab_size", -1));
-  CACHETTE_TRY(
-      read(config_.head_dim, "head_dim", config_.num_q_heads > 0 ? config_.hidden_dim / config_.num_q_heads : 0));
+  CACHETTE_TRY(config_.num_layers, dim("num_hidden_layers"));
+  CACHETTE_TRY(config_.hidden_dim, dim("hidden_size"));
+  CACHETTE_TRY(config_.num_q_heads, dim("num_attention_heads"));
+  CACHETTE_TRY(config_.num_kv_heads, dim("num_key_value_heads", config_.num_q_heads));
+  CACHETTE_TRY(config_.ffn_dim, dim("intermediate_size"));
+  CACHETTE_TRY(config_.vocab_size, dim("vocab_size"));
+  const int even_share = config_.num_q_heads > 0 ? config_.hidden_dim / config_.num_q_heads : 0;
+  CACHETTE_TRY(config_.head_dim, dim("head_dim", even_share));
   CACHETTE_TRY(config_.context_tokens, fields.Get<int64_t>("max_position_embeddings"));
   CACHETTE_TRY(config_.rms_norm_eps, fields.Get<float>("rms_norm_eps", 1e-6f));
   return Ok();

@@ -83,11 +83,6 @@ class SyntheticCheckpoint final : public Checkpoint {
     for (const TensorInfo& info : infos_) list.push_back(&info);
     return list;
   }
-  int64_t total_bytes() const override {
-    int64_t sum = 0;
-    for (const auto& data : data_) sum += static_cast<int64_t>(data.size());
-    return sum;
-  }
 
   void Fill(const Shape& shape, int num_layers, Dtype dtype, uint64_t seed);
 

@@ -18,6 +18,13 @@ Result<void> CheckRange(const std::string& file, const char* what, int64_t value
 
 }  // namespace
 
+Result<int> DimOf(const Result<int64_t>& value, const std::string& file, std::string_view field) {
+  if (!value.ok()) return value.failure();
+  if (*value < 0 || *value > INT32_MAX)
+    return Fail(Error::kCorrupt, fmt::format("{}: {} is {}, out of range", file, field, *value));
+  return static_cast<int>(*value);
+}
+
 Result<void> ValidateConfig(const ModelConfig& config, const std::string& file) {
   CACHETTE_TRY(CheckRange(file, "number of layers", config.num_layers, kMaxLayers));
   CACHETTE_TRY(CheckRange(file, "hidden size", config.hidden_dim, kMaxDim));

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/result.h"
@@ -44,6 +45,10 @@ struct ModelConfig {
 
   int group_size() const { return num_q_heads / num_kv_heads; }
 };
+
+// A size that a model file states, as an int. Errors: value's own; kCorrupt (negative or above 2^31 - 1), naming the
+// file and the field.
+Result<int> DimOf(const Result<int64_t>& value, const std::string& file, std::string_view field);
 
 // Checks sizes that the forward pass relies on. Errors: kCorrupt (a field is missing, zero or contradicts another),
 // kUnsupported (head_dim not a multiple of 8 or above 256). file is for the message.
