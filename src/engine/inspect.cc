@@ -52,7 +52,7 @@ Result<ModelSummary> InspectModel(const EngineOptions& options) {
     TensorCount& count = out.tensors[InfoOf(tensor->dtype).name];
     ++count.num_tensors;
     count.num_elements += tensor->num_elements();
-    count.num_bytes += static_cast<int64_t>(tensor->bytes.size());
+    count.num_bytes += tensor->num_bytes();
     out.num_parameters += tensor->num_elements();
   }
   out.weight_bytes = file.checkpoint->total_bytes();

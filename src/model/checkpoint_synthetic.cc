@@ -70,53 +70,66 @@ void FillRandom(Dtype dtype, Rng& rng, float deviation, std::span<std::byte> byt
   }
 }
 
+// Describes every tensor at once and makes its weights when it is first found by name, each from a random stream of its
+// own: describing a model costs nothing, and loading one holds no second copy.
 class SyntheticCheckpoint final : public Checkpoint {
  public:
-  explicit SyntheticCheckpoint(std::string spec) : Checkpoint(std::move(spec)) {}
+  SyntheticCheckpoint(std::string spec, uint64_t seed) : Checkpoint(std::move(spec)), seed_(seed) {}
 
   const TensorInfo* Find(std::string_view name) const override {
     const auto it = by_name_.find(name);
-    return it == by_name_.end() ? nullptr : it->second;
+    if (it == by_name_.end()) return nullptr;
+    if (tensors_[it->second].info.bytes.empty()) MakeWeights(it->second);
+    return &tensors_[it->second].info;
   }
   std::vector<const TensorInfo*> Tensors() const override {
     std::vector<const TensorInfo*> list;
-    for (const TensorInfo& info : infos_) list.push_back(&info);
+    for (const Tensor& tensor : tensors_) list.push_back(&tensor.info);
     return list;
   }
+  void Drop(const TensorInfo& info) const override {
+    Tensor& tensor = tensors_[by_name_.find(info.name)->second];
+    tensor.info.bytes = {};
+    std::vector<std::byte>().swap(tensor.weights);
+  }
 
-  void Fill(const Shape& shape, int num_layers, Dtype dtype, uint64_t seed);
+  void Describe(const Shape& shape, int num_layers, Dtype dtype);
 
  private:
-  void AddMatrix(const std::string& name, Dtype dtype, int64_t rows, int64_t cols) {
-    const float deviation = 1.0f / std::sqrt(static_cast<float>(cols));
-    FillRandom(dtype, rng_, deviation, Add(name, dtype, {rows, cols}));
+  struct Tensor {
+    TensorInfo info;
+    std::vector<std::byte> weights;  // empty until made
+  };
+
+  void Add(std::string name, Dtype dtype, std::vector<int64_t> shape) {
+    by_name_[name] = tensors_.size();
+    tensors_.push_back({{std::move(name), dtype, std::move(shape), {}}, {}});
   }
-  void AddNorm(const std::string& name, int64_t dim) {
-    const std::span<std::byte> bytes = Add(name, Dtype::kF32, {dim});
-    const float one = 1.0f;
-    for (size_t i = 0; i < bytes.size(); i += 4) std::memcpy(bytes.data() + i, &one, 4);
+  void AddMatrix(std::string name, Dtype dtype, int64_t rows, int64_t cols) {
+    Add(std::move(name), dtype, {rows, cols});
   }
-  std::span<std::byte> Add(const std::string& name, Dtype dtype, std::vector<int64_t> shape) {
-    size_t size = RowBytes(dtype, shape.back());
-    for (size_t i = 0; i + 1 < shape.size(); ++i) size *= static_cast<size_t>(shape[i]);
-    std::vector<std::byte>& bytes = data_.emplace_back(size);
-    TensorInfo& info = infos_.emplace_back();
-    info.name = name;
-    info.dtype = dtype;
-    info.shape = std::move(shape);
-    info.bytes = bytes;
-    by_name_[name] = &info;
-    return bytes;
+  void AddNorm(std::string name, int64_t dim) { Add(std::move(name), Dtype::kF32, {dim}); }
+
+  void MakeWeights(size_t i) const {
+    Tensor& tensor = tensors_[i];
+    tensor.weights.resize(static_cast<size_t>(tensor.info.num_bytes()));
+    if (tensor.info.shape.size() == 1) {  // a norm
+      const float one = 1.0f;
+      for (size_t at = 0; at < tensor.weights.size(); at += 4) std::memcpy(tensor.weights.data() + at, &one, 4);
+    } else {
+      Rng rng(Rng(seed_).Next() + i);
+      const float deviation = 1.0f / std::sqrt(static_cast<float>(tensor.info.shape[1]));
+      FillRandom(tensor.info.dtype, rng, deviation, tensor.weights);
+    }
+    tensor.info.bytes = tensor.weights;
   }
 
-  Rng rng_{1};
-  std::deque<std::vector<std::byte>> data_;
-  std::deque<TensorInfo> infos_;
-  std::map<std::string, const TensorInfo*, std::less<>> by_name_;
+  uint64_t seed_;
+  mutable std::deque<Tensor> tensors_;  // Find hands out pointers; it and Drop change bytes
+  std::map<std::string, size_t, std::less<>> by_name_;
 };
 
-void SyntheticCheckpoint::Fill(const Shape& shape, int num_layers, Dtype dtype, uint64_t seed) {
-  rng_ = Rng(seed);
+void SyntheticCheckpoint::Describe(const Shape& shape, int num_layers, Dtype dtype) {
   config_.family = "synthetic";
   config_.name = shape.name;
   config_.num_layers = num_layers;
@@ -209,8 +222,8 @@ Result<std::unique_ptr<Checkpoint>> OpenSyntheticCheckpoint(const std::string& s
   }
   if (num_layers < 1 || num_layers > 1000)
     return Fail(Error::kInvalidArgument, fmt::format("synthetic model: layers={} must be 1 to 1000", num_layers));
-  auto checkpoint = std::make_unique<SyntheticCheckpoint>(spec);
-  checkpoint->Fill(*shape, static_cast<int>(num_layers), dtype, static_cast<uint64_t>(seed));
+  auto checkpoint = std::make_unique<SyntheticCheckpoint>(spec, static_cast<uint64_t>(seed));
+  checkpoint->Describe(*shape, static_cast<int>(num_layers), dtype);
   CACHETTE_TRY(ValidateConfig(checkpoint->config(), spec));
   return std::unique_ptr<Checkpoint>(std::move(checkpoint));
 }

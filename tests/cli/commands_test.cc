@@ -69,6 +69,9 @@ TEST(Inspect, DescribesAModel) {
   for (const char* part : {"4 query heads, 2 KV heads", "q8_0: 15 tensors", "context       32768", "256 B per token"})
     EXPECT_THAT(text, HasSubstr(part));
   ExpectComplaint({"inspect", "-m", "nowhere.gguf"}, 1, "nowhere.gguf does not exist");
+  // Weights are not made to describe them: a shape beyond most machines.
+  EXPECT_GT(SucceedJson({"inspect", "-m", "synthetic:llama-3.1-70b", "--json"})["weight_bytes"], 70'000'000'000);
+  EXPECT_EQ(Succeed({"tokenize", "-m", "synthetic:llama-3.1-70b", "-p", "A", "--ids"}).out, "65\n");
 }
 
 TEST(Recipes, ListsAndExplains) {
