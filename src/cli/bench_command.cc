@@ -122,9 +122,10 @@ Json ToJson(const MachineBench& bench) {
   out["threads"] = bench.threads;
   out["read_gb_per_s"] = bench.read_gbps;
   out["read_bytes"] = bench.read_bytes;
-  out["gemm_f32_gflops"] = bench.gemm_f32_gflops;
-  out["gemm_bf16_gflops"] = bench.gemm_bf16_gflops ? Json(*bench.gemm_bf16_gflops) : Json(nullptr);
-  out["gemm_shape"] = {{"m", bench.gemm_m}, {"n", bench.gemm_n}, {"k", bench.gemm_k}};
+  out["gemm"] = Json::array();
+  for (const GemmRate& gemm : bench.gemms)
+    out["gemm"].push_back(
+        {{"dtype", gemm.dtype}, {"gflops", gemm.gflops}, {"m", gemm.m}, {"n", gemm.n}, {"k", gemm.k}});
   out["backends"] = Json::array();
   for (const Backend& backend : AllBackends())
     out["backends"].push_back({{"name", backend.name}, {"is_supported", backend.is_supported}});
@@ -137,13 +138,9 @@ void Print(const MachineBench& bench) {
              HumanBytes(bench.machine.memory_bytes));
   fmt::print("{:<12}{:.1f} GB/s streaming {} with {} threads\n", "read", bench.read_gbps, HumanBytes(bench.read_bytes),
              bench.threads);
-  const std::string shape =
-      fmt::format("{} x {} x {} (m, n, k) on each thread", bench.gemm_m, bench.gemm_n, bench.gemm_k);
-  fmt::print("{:<12}{:.0f} GFLOP/s, {}\n", "GEMM f32", bench.gemm_f32_gflops, shape);
-  if (bench.gemm_bf16_gflops)
-    fmt::print("{:<12}{:.0f} GFLOP/s, the same shape\n", "GEMM bf16", *bench.gemm_bf16_gflops);
-  else
-    fmt::print("{:<12}not on this CPU\n", "GEMM bf16");
+  for (const GemmRate& gemm : bench.gemms)
+    fmt::print("{:<12}{:.0f} GFLOP/s in tiles of {} x {} x {} (m, n, k), as prefill runs them\n", "GEMM " + gemm.dtype,
+               gemm.gflops, gemm.m, gemm.n, gemm.k);
   std::string names;
   for (const Backend& backend : AllBackends())
     if (backend.is_supported) names += fmt::format("{}{}", names.empty() ? "" : ", ", backend.name);

@@ -10,6 +10,7 @@
 
 #include "base/half.h"
 #include "ops/linear/gemm.h"
+#include "ops/linear/linear_prefill.h"
 #include "tensor/context.h"
 
 namespace cachette {
@@ -19,7 +20,8 @@ using Clock = std::chrono::steady_clock;
 
 constexpr int64_t kReadBytes = int64_t{1} << 30;  // 1 GiB: several times the largest last-level caches
 constexpr double kSecondsPerMeasure = 0.5;
-constexpr int64_t kGemmM = 512, kGemmN = 1024, kGemmK = 1024;
+constexpr int64_t kChunkRows = 512;  // of prefill, its default
+constexpr int64_t kWeightRows = 4096, kWeightCols = 1024;
 
 double SecondsSince(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
@@ -65,10 +67,14 @@ double MeasureRead(int threads, int64_t num_bytes) {
   return static_cast<double>(words_per_thread * threads * 8) / seconds / 1e9;
 }
 
-double MeasureGemm(ops::GemmCache& cache, int threads, bool is_bf16) {
+// What prefill does with a chunk of kChunkRows rows, less unpacking and storing: every thread multiplies row tile by
+// row tile with a slice of the weight that stays in its cache, in the operand layout that the library chose.
+GemmRate MeasureGemm(ops::GemmCache& cache, int threads, bool is_bf16) {
   const size_t element_bytes = is_bf16 ? 2 : 4;
-  const ops::GemmOperand operand = cache.Operand(kGemmN, kGemmK, is_bf16);
-  const ops::Gemm& gemm = cache.Get({kGemmM, kGemmN, kGemmK, is_bf16});
+  const ops::GemmShape shape = ops::PrefillGemm(kWeightRows, kWeightCols, is_bf16, threads);
+  const ops::Gemm& gemm = cache.Get(shape);
+  const size_t tile_bytes = static_cast<size_t>(shape.m * shape.k) * element_bytes;
+  const int64_t num_tiles = kChunkRows / shape.m;
   const auto filled = [&](size_t num_bytes) {  // with ones: what is multiplied must not be denormal
     std::vector<std::byte> bytes(num_bytes);
     const float one = 1.0f;
@@ -78,25 +84,26 @@ double MeasureGemm(ops::GemmCache& cache, int threads, bool is_bf16) {
       std::memcpy(bytes.data() + i, value, element_bytes);
     return bytes;
   };
-  struct Operands {
-    std::vector<std::byte> x, w, scratch;
-    std::vector<float> y;
-  };
-  std::vector<Operands> operands;  // of each thread
-  for (int i = 0; i < threads; ++i)
-    operands.push_back({filled(static_cast<size_t>(kGemmM * kGemmK) * element_bytes), filled(operand.num_bytes),
-                        std::vector<std::byte>(gemm.scratch_bytes() + 64), std::vector<float>(kGemmM * kGemmN)});
-  constexpr int kRuns = 4;  // per pass, so that starting the threads does not count
+  const std::vector<std::byte> x = filled(tile_bytes * static_cast<size_t>(num_tiles));
+  const std::vector<std::byte> w = filled(cache.Operand(shape.n, shape.k, is_bf16).num_bytes);
+  std::vector<ScratchArena> arenas(static_cast<size_t>(threads));
+  constexpr int kRuns = 8;  // per pass, so that starting the threads does not count
   const double seconds = BestSeconds([&] {
 #pragma omp parallel num_threads(threads)
     {
-      Operands& own = operands[static_cast<size_t>(omp_get_thread_num())];
-      const auto address = reinterpret_cast<uintptr_t>(own.scratch.data());
-      std::byte* scratch = own.scratch.data() + (64 - address % 64) % 64;
-      for (int run = 0; run < kRuns; ++run) gemm.Run(own.x.data(), own.w.data(), own.y.data(), scratch);
+      ScratchArena& arena = arenas[static_cast<size_t>(omp_get_thread_num())];
+      const ScratchScope scope(arena);
+      std::byte* own_w = arena.Allocate(w.size());
+      std::memcpy(own_w, w.data(), w.size());
+      std::byte* scratch = arena.Allocate(gemm.scratch_bytes());
+      float* y = arena.Array<float>(static_cast<size_t>(shape.m * shape.n)).data();
+      for (int run = 0; run < kRuns; ++run)
+        for (int64_t tile = 0; tile < num_tiles; ++tile)
+          gemm.Run(x.data() + static_cast<size_t>(tile) * tile_bytes, own_w, y, scratch);
     }
   });
-  return 2.0 * kRuns * threads * static_cast<double>(kGemmM * kGemmN * kGemmK) / seconds / 1e9;
+  const double operations = 2.0 * kRuns * threads * static_cast<double>(num_tiles * shape.m * shape.n * shape.k);
+  return {is_bf16 ? "bf16" : "f32", shape.m, shape.n, shape.k, operations / seconds / 1e9};
 }
 
 }  // namespace
@@ -108,12 +115,9 @@ MachineBench MeasureMachine(int threads) {
   omp_set_num_threads(out.threads);
   out.read_bytes = std::min(kReadBytes, out.machine.available_bytes / 4);
   out.read_gbps = MeasureRead(out.threads, out.read_bytes);
-  out.gemm_m = kGemmM;
-  out.gemm_n = kGemmN;
-  out.gemm_k = kGemmK;
   ops::GemmCache cache;
-  out.gemm_f32_gflops = MeasureGemm(cache, out.threads, false);
-  if (cache.SupportsBF16()) out.gemm_bf16_gflops = MeasureGemm(cache, out.threads, true);
+  out.gemms.push_back(MeasureGemm(cache, out.threads, false));
+  if (CpuHasNativeBf16() && cache.SupportsBF16()) out.gemms.push_back(MeasureGemm(cache, out.threads, true));
   return out;
 }
 

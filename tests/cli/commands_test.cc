@@ -165,10 +165,16 @@ TEST(BenchLlm, RefusesWhatDoesNotFit) {
 TEST(BenchMachine, MeasuresRates) {
   const json out = SucceedJson({"bench", "machine", "-t", "1", "--json"});
   EXPECT_GT(out["read_gb_per_s"], 0.1);
-  EXPECT_GT(out["gemm_f32_gflops"], 0.1);
-  EXPECT_TRUE(out["gemm_bf16_gflops"].is_null() || out["gemm_bf16_gflops"] > 0.1);
   EXPECT_EQ(out["threads"], 1);
-  EXPECT_EQ(out["gemm_shape"]["k"], 1024);
+  const bool has_bf16 = out["gemm"].size() == 2;
+  EXPECT_TRUE(has_bf16 || out["gemm"].size() == 1);
+  for (const json& gemm : out["gemm"]) {
+    EXPECT_GT(gemm["gflops"], 0.1);
+    EXPECT_EQ(gemm["k"], 1024);
+    EXPECT_EQ(512 % gemm["m"].get<int>(), 0);
+  }
+  EXPECT_EQ(out["gemm"][0]["dtype"], "f32");
+  EXPECT_EQ(out["gemm"][has_bf16 ? 1 : 0]["dtype"], has_bf16 ? "bf16" : "f32");
   EXPECT_EQ(out["backends"][0]["name"], "ref");
 }
 

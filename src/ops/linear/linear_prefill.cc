@@ -6,7 +6,6 @@
 #include <cstring>
 #include <vector>
 
-#include "ops/linear/gemm.h"
 #include "ops/linear/layout.h"
 #include "ops/linear/pack.h"
 
@@ -117,6 +116,12 @@ std::byte* ConvertRows(Context& cx, const float* x, int64_t num_rows, int64_t co
 }
 
 }  // namespace
+
+GemmShape PrefillGemm(int64_t n, int64_t k, bool is_bf16, int num_threads) {
+  const int64_t element_bytes = is_bf16 ? 2 : 4;
+  const int64_t cols = std::min(n, SliceCols(n, k, element_bytes, num_threads));
+  return {RowTiles(kMaxTileRows, k, element_bytes)[0].m, cols, k, is_bf16};
+}
 
 void LinearPrefill(Context& cx, std::span<const LinearOutput> outputs, const float* x, int64_t num_rows, GemmDtype gemm,
                    const UnpackKernels& kernels) {
