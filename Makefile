@@ -3,6 +3,7 @@
 
 PREFIX ?= /usr/local
 JOBS   ?= $(shell nproc)
+FUZZ_SECONDS ?= 60
 
 launcher := $(if $(shell command -v ccache),-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
 sources   = $(shell git ls-files --cached --others --exclude-standard '*.cc' '*.h' '*.cu' '*.cuh')
@@ -51,17 +52,17 @@ tsan: ## the fast tests under ThreadSanitizer (clang, whose OpenMP runtime it un
 	cmake --build --preset tsan --parallel $(JOBS)
 	ctest --preset tsan
 
-bench: ## micro-benchmarks and the model benchmark
+bench: model ## micro-benchmarks, then the model benchmark; BENCH_OPTIONS go to the former
 	@tools/setup.sh build bench
 	cmake --preset bench $(launcher)
 	cmake --build --preset bench --parallel $(JOBS)
-	@tools/run_benches.sh build/bench
+	@tools/run_benches.sh build/bench $(BENCH_OPTIONS)
 
-fuzz: ## a minute with each fuzz target (clang, libFuzzer)
+fuzz: ## a minute (FUZZ_SECONDS) with each fuzz target (clang, libFuzzer)
 	@tools/setup.sh build fuzz
 	cmake -S fuzz -B build/fuzz -G Ninja -DCMAKE_CXX_COMPILER=clang++ $(launcher)
 	cmake --build build/fuzz --parallel $(JOBS)
-	@tools/run_fuzz.sh build/fuzz 60
+	@tools/run_fuzz.sh build/fuzz $(FUZZ_SECONDS)
 
 format: ## rewrite our sources in the project's style
 	@tools/setup.sh format
