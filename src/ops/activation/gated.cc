@@ -1,10 +1,10 @@
 #include "ops/activation/gated.h"
 
 #include <algorithm>
-#include <array>
 
 #include "base/result.h"
 #include "ops/activation/gated_kernels.h"
+#include "ops/simd.h"
 
 namespace cachette::ops {
 namespace {
@@ -12,25 +12,12 @@ namespace {
 // A multiple of 16, so that only the last task has a tail; about 10 us of work.
 constexpr int64_t kTaskElements = 32 << 10;
 
-using GateFn = void (*)(const GatedSpan&);
-
-GateFn GateOf(Isa isa) {
-#if defined(CACHETTE_X86)
-  constexpr std::array<GateFn, kNumIsas> kTable = {GatedSpanRef, avx2::Gate, avx512::Gate, avx512vnni::Gate,
-                                                   avx512bf16::Gate};
-  return kTable[static_cast<size_t>(isa)];
-#else
-  (void)isa;
-  return GatedSpanRef;
-#endif
-}
-
 }  // namespace
 
 void GatedActivation(Context& cx, Activation activation, const float* gate, const float* up, float* out,
                      int64_t num_elements) {
   CACHETTE_CHECK(num_elements >= 0);
-  const GateFn gate_span = GateOf(cx.isa());
+  const auto gate_span = ForIsa(cx.isa(), []<Isa kIsa>() { return &Gate<kIsa>; });
   cx.ParallelFor((num_elements + kTaskElements - 1) / kTaskElements, [&](int64_t task) {
     const int64_t begin = task * kTaskElements;
     gate_span({gate + begin, up + begin, out + begin, std::min(kTaskElements, num_elements - begin),

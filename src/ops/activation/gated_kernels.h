@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "tensor/isa.h"
+
 namespace cachette::ops {
 
 struct GatedSpan {
@@ -13,21 +15,17 @@ struct GatedSpan {
   bool is_gelu;
 };
 
-void GatedSpanRef(const GatedSpan& span);
+template <Isa>
+void Gate(const GatedSpan& span);
+template <>
+void Gate<Isa::kRef>(const GatedSpan& span);
+template <>
+void Gate<Isa::kAvx2>(const GatedSpan& span);
+template <>
+void Gate<Isa::kAvx512>(const GatedSpan& span);
+template <>
+void Gate<Isa::kAvx512Vnni>(const GatedSpan& span);
+template <>
+void Gate<Isa::kAvx512Bf16>(const GatedSpan& span);
 
 }  // namespace cachette::ops
-
-namespace cachette {
-namespace avx2 {
-void Gate(const ops::GatedSpan& span);
-}
-namespace avx512 {
-void Gate(const ops::GatedSpan& span);
-}
-namespace avx512vnni {
-void Gate(const ops::GatedSpan& span);
-}
-namespace avx512bf16 {
-void Gate(const ops::GatedSpan& span);
-}
-}  // namespace cachette

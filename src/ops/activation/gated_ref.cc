@@ -15,7 +15,8 @@ double GeluTanh(double x) {
 
 }  // namespace
 
-void GatedSpanRef(const GatedSpan& span) {
+template <>
+void Gate<Isa::kRef>(const GatedSpan& span) {
   for (int64_t i = 0; i < span.num_elements; ++i) {
     const auto gate = static_cast<double>(span.gate[i]);
     span.out[i] = static_cast<float>((span.is_gelu ? GeluTanh(gate) : Silu(gate)) * static_cast<double>(span.up[i]));

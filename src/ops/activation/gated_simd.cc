@@ -32,12 +32,17 @@ void GateAll(const ops::GatedSpan& s) {
 
 }  // namespace
 
-void Gate(const ops::GatedSpan& span) {
+}  // namespace cachette::CACHETTE_ISA
+
+namespace cachette::ops {
+
+template <>
+void Gate<CACHETTE_ISA::kIsa>(const GatedSpan& span) {
   if (span.is_gelu) {
-    GateAll<true>(span);
+    CACHETTE_ISA::GateAll<true>(span);
   } else {
-    GateAll<false>(span);
+    CACHETTE_ISA::GateAll<false>(span);
   }
 }
 
-}  // namespace cachette::CACHETTE_ISA
+}  // namespace cachette::ops

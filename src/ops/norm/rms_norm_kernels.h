@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "tensor/isa.h"
+
 namespace cachette::ops {
 
 struct RmsNormRow {
@@ -14,21 +16,17 @@ struct RmsNormRow {
   float weight_offset;
 };
 
-void RmsNormRowRef(const RmsNormRow& row);
+template <Isa>
+void NormRow(const RmsNormRow& row);
+template <>
+void NormRow<Isa::kRef>(const RmsNormRow& row);
+template <>
+void NormRow<Isa::kAvx2>(const RmsNormRow& row);
+template <>
+void NormRow<Isa::kAvx512>(const RmsNormRow& row);
+template <>
+void NormRow<Isa::kAvx512Vnni>(const RmsNormRow& row);
+template <>
+void NormRow<Isa::kAvx512Bf16>(const RmsNormRow& row);
 
 }  // namespace cachette::ops
-
-namespace cachette {
-namespace avx2 {
-void NormRow(const ops::RmsNormRow& row);
-}
-namespace avx512 {
-void NormRow(const ops::RmsNormRow& row);
-}
-namespace avx512vnni {
-void NormRow(const ops::RmsNormRow& row);
-}
-namespace avx512bf16 {
-void NormRow(const ops::RmsNormRow& row);
-}
-}  // namespace cachette

@@ -4,7 +4,8 @@
 
 namespace cachette::ops {
 
-void RmsNormRowRef(const RmsNormRow& row) {
+template <>
+void NormRow<Isa::kRef>(const RmsNormRow& row) {
   double sum = 0.0;
   for (int64_t i = 0; i < row.dim; ++i) sum += static_cast<double>(row.x[i]) * static_cast<double>(row.x[i]);
   const double inverse = 1.0 / std::sqrt(sum / static_cast<double>(row.dim) + static_cast<double>(row.eps));

@@ -1,10 +1,13 @@
 #include "ops/norm/rms_norm_kernels.h"
 #include "ops/simd_vec.h"
 
-namespace cachette::CACHETTE_ISA {
+namespace cachette::ops {
+
+using namespace CACHETTE_ISA;
 
 // Lane sums bound the error of the mean by (dim / 32 + 5) eps: two accumulators of 16 lanes.
-void NormRow(const ops::RmsNormRow& row) {
+template <>
+void NormRow<kIsa>(const RmsNormRow& row) {
   const int64_t whole = row.dim / 16 * 16;
   F32x16 a = Set1(0.0f), b = a;
   int64_t i = 0;
@@ -25,4 +28,4 @@ void NormRow(const ops::RmsNormRow& row) {
   for (; i < row.dim; ++i) row.out[i] = row.x[i] * inverse * (row.weight[i] + row.weight_offset);
 }
 
-}  // namespace cachette::CACHETTE_ISA
+}  // namespace cachette::ops

@@ -6,6 +6,7 @@
 
 #include "base/result.h"
 #include "ops/rope/rope_kernels.h"
+#include "ops/simd.h"
 
 namespace cachette::ops {
 namespace {
@@ -13,19 +14,8 @@ namespace {
 // Elements a task handles: about 10 us of work, several times the cost of waking a thread.
 constexpr int64_t kTaskElements = 64 << 10;
 
-RopeKernels KernelsOf(Isa isa) {
-#if defined(CACHETTE_X86)
-  switch (isa) {
-    case Isa::kRef: break;
-    case Isa::kAvx2: return avx2::RopeKernelsOfIsa();
-    case Isa::kAvx512: return avx512::RopeKernelsOfIsa();
-    case Isa::kAvx512Vnni: return avx512vnni::RopeKernelsOfIsa();
-    case Isa::kAvx512Bf16: return avx512bf16::RopeKernelsOfIsa();
-  }
-#else
-  (void)isa;
-#endif
-  return RopeKernelsRef();
+RopeKernels KernelsOf(const Context& cx) {
+  return ForIsa(cx.isa(), []<Isa kIsa>() { return RopeKernelsOf<kIsa>(); });
 }
 
 // Runs body(item) for [0, num_items) in tasks of about kTaskElements.
@@ -62,7 +52,7 @@ void ComputeRopeAngles(Context& cx, const RopeTable& table, std::span<const int3
 
 void ApplyRope(Context& cx, const RopeAngles& angles, float* x, int64_t token_stride, int num_heads, int head_dim) {
   CACHETTE_CHECK(angles.rotary_dim <= head_dim);
-  const RopeKernels kernels = KernelsOf(cx.isa());
+  const RopeKernels kernels = KernelsOf(cx);
   const int num_pairs = angles.rotary_dim / 2;
   ForItems(cx, angles.num_tokens, num_heads * head_dim, [&](int64_t t) {
     kernels.rotate_token({x + t * token_stride, num_heads, head_dim, num_pairs,
@@ -80,7 +70,7 @@ void ApplyRope(Context& cx, const RopeTable& table, float* x, int64_t token_stri
 
 void RotateBlockKeys(Context& cx, const RopeAngles& angles, const KvRow& kv, std::byte* const* out_blocks) {
   CACHETTE_CHECK(angles.num_tokens >= kv.num_slots && angles.rotary_dim <= kv.format.head_dim);
-  const RopeKernels kernels = KernelsOf(cx.isa());
+  const RopeKernels kernels = KernelsOf(cx);
   const int num_pairs = angles.rotary_dim / 2;
   const size_t half = kv.format.values_offset_bytes();
   const int64_t num_blocks = (kv.num_slots + kBlockTokens - 1) / kBlockTokens;

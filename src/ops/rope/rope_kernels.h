@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "base/dtype.h"
+#include "tensor/isa.h"
 
 namespace cachette::ops {
 
@@ -37,21 +38,17 @@ struct RopeKernels {
   void (*rotate_block)(const BlockRotation&);
 };
 
-RopeKernels RopeKernelsRef();
+template <Isa>
+RopeKernels RopeKernelsOf();
+template <>
+RopeKernels RopeKernelsOf<Isa::kRef>();
+template <>
+RopeKernels RopeKernelsOf<Isa::kAvx2>();
+template <>
+RopeKernels RopeKernelsOf<Isa::kAvx512>();
+template <>
+RopeKernels RopeKernelsOf<Isa::kAvx512Vnni>();
+template <>
+RopeKernels RopeKernelsOf<Isa::kAvx512Bf16>();
 
 }  // namespace cachette::ops
-
-namespace cachette {
-namespace avx2 {
-ops::RopeKernels RopeKernelsOfIsa();
-}
-namespace avx512 {
-ops::RopeKernels RopeKernelsOfIsa();
-}
-namespace avx512vnni {
-ops::RopeKernels RopeKernelsOfIsa();
-}
-namespace avx512bf16 {
-ops::RopeKernels RopeKernelsOfIsa();
-}
-}  // namespace cachette

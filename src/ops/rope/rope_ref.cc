@@ -45,6 +45,9 @@ void RotateBlock(const BlockRotation& r) {
 
 }  // namespace
 
-RopeKernels RopeKernelsRef() { return {RotateToken, RotateBlock}; }
+template <>
+RopeKernels RopeKernelsOf<Isa::kRef>() {
+  return {RotateToken, RotateBlock};
+}
 
 }  // namespace cachette::ops

@@ -59,6 +59,13 @@ void RotateBlock(const ops::BlockRotation& r) {
 
 }  // namespace
 
-ops::RopeKernels RopeKernelsOfIsa() { return {RotateToken, RotateBlock}; }
-
 }  // namespace cachette::CACHETTE_ISA
+
+namespace cachette::ops {
+
+template <>
+RopeKernels RopeKernelsOf<CACHETTE_ISA::kIsa>() {
+  return {CACHETTE_ISA::RotateToken, CACHETTE_ISA::RotateBlock};
+}
+
+}  // namespace cachette::ops
