@@ -88,6 +88,7 @@ int Main(int argc, char** argv) {
   AddRecipes(root, chosen);
   AddFootprint(root, chosen);
   AddTokenize(root, chosen);
+  AddEval(root, chosen);
   AddBench(root, chosen);
   AddCompletions(root, chosen);
   AddMan(root, chosen);

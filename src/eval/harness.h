@@ -1,0 +1,86 @@
+#pragma once
+// Runs tasks on an engine with a recipe: every sample's questions asked, replies scored, footprints taken from the
+// sessions' ledgers.
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/options.h"
+#include "base/result.h"
+#include "engine/engine.h"
+#include "eval/tasks/task.h"
+
+namespace cachette {
+
+// Where the question enters. kInPrompt: prefilled with the context, so that a recipe may evict by it. kAsDecode: the
+// context is prefilled once; each question is fed token by token through the decode path of a fork of that session.
+enum class Protocol : uint8_t { kInPrompt, kAsDecode };
+
+struct EvalOptions {
+  std::vector<std::string> tasks = {"kv", "niah", "path", "walk", "tsv"};
+  std::vector<int64_t> lengths = {1024};
+  int64_t samples = 8;
+  int64_t questions = 1;
+  int64_t seed = 1;
+  std::string protocol = "in-prompt";
+  int64_t prefill_chunk = 512;
+
+  void VisitOptions(OptionVisitor& v) {
+    v(samples, "samples", "contexts for each task and length");
+    v(questions, "questions", "questions asked on each context, independently of each other");
+    v(seed, "seed", "of the samples: the same seed gives the same texts");
+    v(protocol, "protocol",
+      "in-prompt: prefill context and question together; as-decode: prefill the context, then feed each question "
+      "token by token to a fork of it");
+    v(prefill_chunk, "prefill_chunk", "prompt tokens per prefill pass");
+  }
+};
+
+enum class ReplyStop : uint8_t { kAnswerComplete, kEndToken, kMaxNewTokens };
+const char* ReplyStopName(ReplyStop stop);
+
+// One question asked: what was said and what it cost.
+struct AnswerRecord {
+  std::string id;  // "kv-4096-17-2": task, length, sample, question
+  const Task* task = nullptr;
+  int64_t length = 0;
+  int64_t sample_idx = 0;
+  std::string question, reply, reference;
+  double depth = -1;             // where in the context the answer stands, 0 to 1; -1: not as it is
+  int64_t prefilled_tokens = 0;  // kAsDecode: of the context
+  int64_t prompt_tokens = 0;     // context and question
+  int64_t generated_tokens = 0;  // all are written to the cache
+  ReplyStop stop = ReplyStop::kAnswerComplete;
+  double exact = 0, prefix_share = 0;  // score.h
+  double footprint = 0, peak = 0;      // of the session that answered, over prompt and reply
+  double prefill_seconds = 0;          // kAsDecode: of the context, shared by its questions
+  double question_seconds = 0;         // kAsDecode: of the question's decode steps
+  double ttft_seconds = 0;             // prompt to first token
+  double decode_seconds = 0;           // first to last token
+};
+
+struct EvalResult {
+  std::vector<AnswerRecord> records;
+  double seconds = 0;
+  bool is_cancelled = false;  // records then hold what was done before
+};
+
+struct EvalCallbacks {
+  std::function<void(const AnswerRecord& record, int64_t num_done, int64_t num_total)> on_answer;
+  const std::atomic<bool>* cancel = nullptr;
+};
+
+// Errors: kInvalidArgument, naming the option, its value and its range (unknown task or protocol, counts below 1,
+// lengths too small for a task or past the model's context); kOutOfMemory; what the model's tokenizer says. Options
+// are checked before the first pass.
+Result<EvalResult> RunEval(Engine& engine, const std::shared_ptr<const Recipe>& recipe, const EvalOptions& options,
+                           const EvalCallbacks& callbacks = {});
+
+// What can be checked without a model. Errors: as RunEval.
+Result<void> Validate(const EvalOptions& options);
+
+}  // namespace cachette
