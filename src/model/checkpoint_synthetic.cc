@@ -84,6 +84,7 @@ class SyntheticCheckpoint final : public Checkpoint {
   }
   std::vector<const TensorInfo*> Tensors() const override {
     std::vector<const TensorInfo*> list;
+    list.reserve(tensors_.size());
     for (const Tensor& tensor : tensors_) list.push_back(&tensor.info);
     return list;
   }
