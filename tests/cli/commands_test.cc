@@ -209,7 +209,7 @@ TEST(Completions, BashCompletes) {
   EXPECT_EQ(candidates("cachette run --max"), "--max-new-tokens");
   EXPECT_EQ(candidates("cachette run --recipe st"), "streaming");
   EXPECT_EQ(candidates("cachette bench \"\"").substr(0, 11), "llm machine");
-  EXPECT_EQ(candidates("cachette bench llm --reu"), "--reuse-prefill");
+  EXPECT_EQ(candidates("cachette bench llm --reuse-p"), "--reuse-prefill");
   EXPECT_EQ(candidates("cachette recipes he"), "heads");
 }
 
