@@ -234,7 +234,112 @@ TEST(SequenceCache, AnEvictionInsideAPassAfterAttentionCountsInThatPass) {
   EXPECT_EQ(cache.ledger().Area(), Triangle(10));
   for (const LedgerLine& line : cache.ledger().lines())
     EXPECT_EQ(line.step, line.event == LedgerEvent::kEvict ? 10 : 0);
-  EXPECT_EQ(cache.ledger().lines().size(), 3u);  // one append; the first two ranges touch
+  EXPECT_EQ(cache.ledger().lines().size(), 3u);  // one append, neighbouring ranges in one line
+  EXPECT_THAT(Broken(tier, {&cache}), IsEmpty());
+}
+
+// ---- Transient entries ----
+
+// Rows of a pass with transient ones, appended to one layer; a transient row's key is that of the position it stands
+// at.
+Result<void> AppendRows(Context& cx, SequenceCache& cache, const PassInfo& pass, int layer) {
+  const int num_kv_heads = cache.shape().num_kv_heads;
+  std::vector<float> keys, values;
+  for (int64_t t = 0; t < pass.num_tokens + pass.num_transient; ++t)
+    for (int head = 0; head < num_kv_heads; ++head)
+      for (int d = 0; d < kHeadDim; ++d) {
+        keys.push_back(KeyAt(layer, head, pass.first_token + t, d));
+        values.push_back(-keys.back());
+      }
+  const int64_t stride = num_kv_heads * kHeadDim;
+  return cache.Append(cx, layer, keys.data(), stride, values.data(), stride);
+}
+
+TEST(SequenceCache, TransientEntriesLeaveEachLayerAndOnlyTheirOwnPeak) {
+  Context cx(AllBackends()[0], 1);
+  Tier tier(TierKind::kHost);
+  SequenceCache cache(tier, Shape(3, 2)), without(tier, Shape(3, 2));
+  int64_t expected_peak = 0;
+  for (const int64_t num_tokens : {5, 16, 1, 31}) {
+    const PassInfo pass{.first_token = cache.num_tokens(), .num_tokens = num_tokens, .num_transient = 7};
+    ASSERT_TRUE(cache.BeginPass(pass).ok());
+    for (int layer = 0; layer < 3; ++layer) {
+      ASSERT_TRUE(AppendRows(cx, cache, pass, layer).ok());
+      EXPECT_EQ(cache.stream(layer, 1).num_live(), cache.num_tokens() + 7);
+      EXPECT_EQ(cache.stream(layer, 1).positions().back(), cache.num_tokens() + 6);
+      EXPECT_EQ(cache.ledger().live_entries(layer * 2 + 1), cache.num_tokens());
+      cache.RemoveTransient(layer);
+      EXPECT_EQ(cache.stream(layer, 1).num_live(), cache.num_tokens());
+    }
+    cache.EndPass();
+    expected_peak = 6 * cache.num_tokens() + 2 * 7;  // one layer's at a time
+    ASSERT_TRUE(RunPass(cx, without, num_tokens).ok());
+    EXPECT_EQ(cache.num_tokens(), without.num_tokens());
+  }
+  ExpectContents(cache);
+  EXPECT_EQ(cache.ledger().Area(), without.ledger().Area());
+  EXPECT_EQ(cache.ledger().PeakEntries(), without.ledger().PeakEntries());
+  EXPECT_EQ(cache.ledger().TransientPeakEntries(), expected_peak);
+  EXPECT_EQ(without.ledger().TransientPeakEntries(), without.ledger().PeakEntries());
+  EXPECT_EQ(cache.HeldBytes(), without.HeldBytes());
+  EXPECT_THAT(Broken(tier, {&cache, &without}), IsEmpty());
+}
+
+TEST(SequenceCache, RoomForTransientEntriesIsCheckedToo) {
+  const size_t block_bytes = Shape(1, 1).format.block_bytes();
+  Tier tier(TierKind::kHost, block_bytes);
+  SequenceCache cache(tier, Shape(1, 1));
+  const auto refused = cache.BeginPass({.num_tokens = 10, .num_transient = 7});
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.failure().error, Error::kOutOfMemory);
+  EXPECT_EQ(cache.num_tokens(), 0);
+  EXPECT_TRUE(cache.BeginPass({.num_tokens = 10, .num_transient = 6}).ok());
+}
+
+TEST(SequenceCache, TakingBackWithoutTransientEntriesDoesNothing) {
+  Context cx(AllBackends()[0], 1);
+  Tier tier(TierKind::kHost);
+  SequenceCache cache(tier, Shape(1, 2));
+  ASSERT_TRUE(RunPass(cx, cache, 20).ok());
+  cache.RemoveTransient(0);
+  ExpectContents(cache);
+  EXPECT_EQ(cache.stream(0, 0).num_live(), 20);
+}
+
+TEST(SequenceCache, ACopyHasBlocksScoresAndALedgerOfItsOwn) {
+  Context cx(AllBackends()[0], 1);
+  Tier tier(TierKind::kHost);
+  CacheShape shape = Shape(2, 2);
+  shape.has_scores = true;
+  SequenceCache cache(tier, shape);
+  ASSERT_TRUE(RunPass(cx, cache, 40).ok());
+  for (float& score : cache.stream(1, 1).scores()) score = 3.0f;
+  const SlotRange middle{5, 25};
+  cache.Evict(1, 0, {&middle, 1});
+  auto copy = cache.Clone();
+  ASSERT_TRUE(copy.ok());
+  ExpectContents(*copy);
+  EXPECT_EQ(copy->ledger().Area(), cache.ledger().Area());
+  EXPECT_EQ(copy->stream(1, 1).scores()[39], 3.0f);
+  EXPECT_EQ(copy->stream(1, 0).num_live(), 20);
+  EXPECT_EQ(tier.owned_bytes(), 2 * static_cast<size_t>(cache.HeldBytes()));
+  ASSERT_TRUE(RunPass(cx, *copy, 9).ok());
+  copy->stream(1, 1).scores()[0] = 7.0f;
+  EXPECT_EQ(cache.num_tokens(), 40);
+  EXPECT_EQ(cache.stream(1, 1).scores()[0], 3.0f);
+  EXPECT_THAT(Broken(tier, {&cache, &*copy}), IsEmpty());
+  ExpectContents(cache);
+}
+
+TEST(SequenceCache, ACopyThatDoesNotFitLeavesNothingBehind) {
+  Context cx(AllBackends()[0], 1);
+  Tier tier(TierKind::kHost, 7 * Shape(1, 1).format.block_bytes());
+  SequenceCache cache(tier, Shape(2, 2));
+  ASSERT_TRUE(RunPass(cx, cache, 10).ok());
+  const auto copy = cache.Clone();
+  ASSERT_FALSE(copy.ok());
+  EXPECT_EQ(copy.failure().error, Error::kOutOfMemory);
+  EXPECT_EQ(tier.owned_bytes(), static_cast<size_t>(cache.HeldBytes()));
   EXPECT_THAT(Broken(tier, {&cache}), IsEmpty());
 }
 

@@ -124,7 +124,7 @@ TEST(RecipeCodec, PostFillEncodesWhatThePromptKept) {
 }
 
 TEST(RecipeCodec, ChunkedEncodesAfterEachEviction) {
-  for (const char* name : {"snapkv", "random", "chunkkv"}) {
+  for (const char* name : {"snapkv", "random", "knorm"}) {
     CodedRun run(name,
                  {{"codec", "kivi2"}, {"keep_fraction", "0.5"}, {"prefill", "chunked"}, {"codec_residual", "64"}});
     run.Chunk(400, false);
