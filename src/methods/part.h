@@ -70,6 +70,10 @@ struct LayerContest {
   int num_layers = 0;
   int64_t num_places = 0;  // per KV head on average
   int64_t num_window = 0;  // of them, for recent entries that are kept anyway
+  // Tokens that the contest is about, those evicted earlier included: before the window, and in all, transient ones
+  // too.
+  int64_t num_tokens_before_window = 0;
+  int64_t num_tokens = 0;
   // [num_kv_heads], one score per competing entry, oldest first; +infinity where protected. Empty without a scorer.
   std::span<const std::vector<float>> scores = {};
 };

@@ -62,7 +62,7 @@ void RecipeRun::BeforePass(Context&, SequenceCache& cache, const PassInfo& pass)
     is_in_prompt_ = !pass.is_last_prefill_chunk;
     moment_.num_decoded = 0;
   } else {
-    ++moment_.num_decoded;
+    is_in_prompt_ = false;
   }
   moment_.pass = pass;
   const Trigger* trigger = recipe_->parts().trigger.get();
@@ -91,6 +91,8 @@ bool RecipeRun::MayEncode() const {
 
 Result<void> RecipeRun::EvictAfter(Context& cx, SequenceCache& cache, const LayerQueries& queries) {
   const RecipeParts& parts = recipe_->parts();
+  // Counted here and not before the pass: that one may not have fitted.
+  if (moment_.pass.phase == Phase::kDecode && queries.layer == 0) ++moment_.num_decoded;
   if (parts.scorer->has_running_score()) parts.scorer->Accumulate(cx, cache, queries);
   Remember(queries);
   const bool is_prompt_end = moment_.pass.phase == Phase::kPrefill && moment_.pass.is_last_prefill_chunk;
@@ -98,11 +100,9 @@ Result<void> RecipeRun::EvictAfter(Context& cx, SequenceCache& cache, const Laye
     cache.RemoveTransient(queries.layer);
   } else {
     Contest contest = OpenContest(cache, queries.layer);
-    const bool is_decided = std::all_of(contest.slots.begin(), contest.slots.end(), [&](const auto& slots) {
-      return static_cast<int64_t>(slots.size()) <= contest.num_places;
-    });
+    const bool is_decided = contest.num_tokens <= contest.num_places;
     if (!is_decided) CACHETTE_TRY(CheckPlain(cache, queries.layer, contest));
-    if (!is_decided) Score(cx, cache, queries, contest);
+    if (!is_decided && !Follows(queries.layer, contest)) Score(cx, cache, queries, contest);
     cache.RemoveTransient(queries.layer);
     if (!is_decided) Settle(cache, queries.layer, contest, EvictTime::kAfterAttention);
   }
@@ -167,12 +167,14 @@ RecipeRun::Contest RecipeRun::OpenContest(const SequenceCache& cache, int layer)
     const HeadStream& stream = cache.stream(layer, head);
     contest.slots.push_back(CompetingSlots(stream, first, stream.num_slots() - moment_.pass.num_transient));
   }
+  contest.num_tokens = moment_.pass.first_token + moment_.pass.num_tokens - first;
   if (is_by_fraction) {
-    const int64_t num_entries = moment_.pass.first_token + moment_.pass.num_tokens - first;
-    const double share = options.keep_fraction * static_cast<double>(num_entries);
-    contest.num_places = std::min(static_cast<int64_t>(std::nearbyint(share)) + options.keep_extra, num_entries);
+    const double share = options.keep_fraction * static_cast<double>(contest.num_tokens);
+    contest.num_places = std::min(static_cast<int64_t>(std::nearbyint(share)) + options.keep_extra, contest.num_tokens);
   } else if (options.budget > 0) {
     contest.num_places = options.budget;
+  } else if (options.keep_fraction == 1.0) {
+    contest.num_places = Allocator::kUnlimited;
   } else {  // what the prompt was left with, see NumKept
     const auto begin = kept_of_prompt_.begin() + layer * cache.shape().num_kv_heads;
     contest.num_places = *std::min_element(begin, begin + cache.shape().num_kv_heads);
@@ -186,7 +188,8 @@ void RecipeRun::Score(Context& cx, const SequenceCache& cache, const LayerQuerie
   std::vector<int32_t> positions;
   const int64_t num_rows = std::min(scorer.query_window(), queries.num_rows);
   const QueryRing& ring = rings_[static_cast<size_t>(queries.layer)];
-  const bool is_apart = recipe_->options().budget == 0 && recipe_->parts().trigger->acts_per_chunk();
+  const bool is_apart = moment_.pass.phase == Phase::kPrefill && recipe_->options().budget == 0 &&
+                        recipe_->parts().trigger->acts_per_chunk();
   if (static_cast<int64_t>(ring.positions.size()) > num_rows && !is_apart && moment_.pass.num_transient == 0) {
     view.queries.q = ring.q.data();
     view.queries.num_rows = static_cast<int64_t>(ring.positions.size());
@@ -201,9 +204,13 @@ void RecipeRun::Score(Context& cx, const SequenceCache& cache, const LayerQuerie
   }
   for (const std::vector<int64_t>& slots : contest.slots) contest.scores.emplace_back(slots.size(), 0.0f);
   scorer.Score(cx, view, contest.scores);
+  contest.num_tokens_before_window = contest.num_tokens;
   if (scorer.keeps_query_window() && !view.positions.empty()) {
     const int64_t past_end = moment_.pass.first_token + moment_.pass.num_tokens;
-    contest.num_window = std::clamp<int64_t>(past_end - view.positions.front(), 0, contest.num_places);
+    const int64_t num_window = std::clamp<int64_t>(past_end - view.positions.front(), 0, contest.num_tokens);
+    contest.window_position = view.positions.front();
+    contest.num_window = std::min(num_window, contest.num_places);
+    contest.num_tokens_before_window -= num_window;
   }
 }
 
@@ -215,12 +222,19 @@ std::vector<int64_t> RecipeRun::NumKept(int layer, const Contest& contest) const
       num_kept[head] = kept_of_prompt_[static_cast<size_t>(layer) * num_kept.size() + head];
     return num_kept;
   }
-  recipe_->parts().allocator->Share({layer, num_layers_, contest.num_places, contest.num_window, contest.scores},
+  recipe_->parts().allocator->Share({.layer = layer,
+                                     .num_layers = num_layers_,
+                                     .num_places = contest.num_places,
+                                     .num_window = contest.num_window,
+                                     .num_tokens_before_window = contest.num_tokens_before_window,
+                                     .num_tokens = contest.num_tokens + moment_.pass.num_transient,
+                                     .scores = contest.scores},
                                     num_kept);
   return num_kept;
 }
 
 void RecipeRun::Settle(SequenceCache& cache, int layer, Contest& contest, EvictTime time) {
+  if (Follows(layer, contest)) return Evict(cache, layer, contest, time);
   const RecipeParts& parts = recipe_->parts();
   const size_t num_heads = contest.slots.size();
   // Protected ranks depend on the number of places; sharing the places out needs to know who is protected.
@@ -228,7 +242,14 @@ void RecipeRun::Settle(SequenceCache& cache, int layer, Contest& contest, EvictT
     const auto count = static_cast<int64_t>(contest.slots[head].size());
     std::vector<RankRange> ranges;
     if (parts.protect != nullptr) parts.protect->Ranges(count, num_kept, ranges);
-    ranges.push_back({count - std::min(contest.num_window, count), count});
+    // Entries of the window may be missing: an earlier chunk with a patch did not have to keep its own last ones.
+    const HeadStream& stream = cache.stream(layer, static_cast<int>(head));
+    int64_t begin = count;
+    while (begin > 0 && count - begin < contest.num_window &&
+           stream.positions()[static_cast<size_t>(contest.slots[head][static_cast<size_t>(begin - 1)])] >=
+               contest.window_position)
+      --begin;
+    ranges.push_back({begin, count});
     return Union(std::move(ranges));
   };
   for (size_t head = 0; head < contest.scores.size(); ++head)
@@ -237,21 +258,32 @@ void RecipeRun::Settle(SequenceCache& cache, int layer, Contest& contest, EvictT
                 std::numeric_limits<float>::infinity());
   const std::vector<int64_t> num_kept = NumKept(layer, contest);
 
-  const bool follows = layer % parts.select->layers_per_choice() != 0;
   for (size_t head = 0; head < num_heads; ++head) {
     const std::vector<int64_t>& slots = contest.slots[head];
     const HeadStream& stream = cache.stream(layer, static_cast<int>(head));
-    if (!(follows && choice_sizes_[head] == slots.size())) {
-      std::vector<int32_t> positions;
-      for (const int64_t slot : slots) positions.push_back(stream.positions()[static_cast<size_t>(slot)]);
-      choices_[head].clear();
-      if (num_kept[head] < static_cast<int64_t>(slots.size()))
-        choices_[head] = parts.select->Losers(contest.scores.empty() ? std::span<const float>() : contest.scores[head],
-                                              positions, num_kept[head], protected_ranks(head, num_kept[head]));
-      choice_sizes_[head] = slots.size();
-    }
-    const std::vector<SlotRange> losers = SlotsOf(choices_[head], slots);
-    if (!losers.empty()) parts.fate->Apply(cache, layer, static_cast<int>(head), losers, time);
+    std::vector<int32_t> positions;
+    for (const int64_t slot : slots) positions.push_back(stream.positions()[static_cast<size_t>(slot)]);
+    choices_[head].clear();
+    if (num_kept[head] < static_cast<int64_t>(slots.size()))
+      choices_[head] = parts.select->Losers(contest.scores.empty() ? std::span<const float>() : contest.scores[head],
+                                            positions, num_kept[head], protected_ranks(head, num_kept[head]));
+    choice_sizes_[head] = slots.size();
+  }
+  Evict(cache, layer, contest, time);
+}
+
+// Does the layer take over the choice of an earlier one?
+bool RecipeRun::Follows(int layer, const Contest& contest) const {
+  if (layer % recipe_->parts().select->layers_per_choice() == 0) return false;
+  for (size_t head = 0; head < contest.slots.size(); ++head)
+    if (contest.slots[head].size() != choice_sizes_[head]) return false;
+  return true;
+}
+
+void RecipeRun::Evict(SequenceCache& cache, int layer, const Contest& contest, EvictTime time) const {
+  for (size_t head = 0; head < contest.slots.size(); ++head) {
+    const std::vector<SlotRange> losers = SlotsOf(choices_[head], contest.slots[head]);
+    if (!losers.empty()) recipe_->parts().fate->Apply(cache, layer, static_cast<int>(head), losers, time);
   }
 }
 

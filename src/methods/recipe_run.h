@@ -3,6 +3,7 @@
 // what stays.
 
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <span>
 #include <vector>
@@ -38,8 +39,12 @@ class RecipeRun final : public LayerObserver {
   struct Contest {
     std::vector<std::vector<int64_t>> slots;  // [num_kv_heads], live competing slots
     std::vector<std::vector<float>> scores;   // as slots; empty without a scorer
+    int64_t num_tokens = 0;                   // that the places are for, those evicted earlier included
     int64_t num_places = 0;                   // per KV head on average
-    int64_t num_window = 0;                   // newest entries that are kept by rule
+    // Entries from here on are kept by rule, the newest num_window of them if there are more.
+    int32_t window_position = std::numeric_limits<int32_t>::max();
+    int64_t num_window = 0;
+    int64_t num_tokens_before_window = 0;
   };
 
   Result<void> EvictAfter(Context& cx, SequenceCache& cache, const LayerQueries& queries);
@@ -49,6 +54,8 @@ class RecipeRun final : public LayerObserver {
   Contest OpenContest(const SequenceCache& cache, int layer) const;
   void Score(Context& cx, const SequenceCache& cache, const LayerQueries& queries, Contest& contest);
   void Settle(SequenceCache& cache, int layer, Contest& contest, EvictTime time);
+  bool Follows(int layer, const Contest& contest) const;
+  void Evict(SequenceCache& cache, int layer, const Contest& contest, EvictTime time) const;
   std::vector<int64_t> NumKept(int layer, const Contest& contest) const;
 
   std::shared_ptr<const Recipe> recipe_;

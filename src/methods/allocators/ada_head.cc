@@ -45,24 +45,24 @@ void AdaHead::Share(const LayerContest& contest, std::span<int64_t> num_kept) co
   std::vector<Candidate> all;
   int64_t base = contest.num_places - contest.num_window;  // places per head beyond the window
   for (size_t head = 0; head < num_kept.size(); ++head) ranked[head] = Ranked(contest.scores[head]);
-  if (skeleton == "pyramid") {
-    size_t longest = 0;
-    for (const std::vector<float>& scores : ranked) longest = std::max(longest, scores.size());
-    base = pyramid_.PlacesBeyondWindow(contest, static_cast<int64_t>(longest));
-  }
+  if (skeleton == "pyramid") base = pyramid_.PlacesBeyondWindow(contest);
   base = std::max<int64_t>(base, 0);
+  std::vector<float> weights(num_kept.size(), 1.0f);
+  size_t longest = 0;
   for (size_t head = 0; head < num_kept.size(); ++head) {
     const std::vector<float>& scores = ranked[head];
-    float weight = 1.0f;
-    if (normalise) {
-      const double sum = std::accumulate(scores.begin(), scores.end(), 0.0);
-      const auto best_end = scores.begin() + std::min(base, static_cast<int64_t>(scores.size()));
-      const double best = std::accumulate(scores.begin(), best_end, 0.0);
-      weight = sum > 0.0 ? static_cast<float>(best / sum) : 1.0f;
-    }
-    for (const float score : scores) all.push_back({score * weight, static_cast<int32_t>(head)});
+    longest = std::max(longest, scores.size());
+    if (!normalise) continue;
+    const double sum = std::accumulate(scores.begin(), scores.end(), 0.0);
+    const auto best_end = scores.begin() + std::min(base, static_cast<int64_t>(scores.size()));
+    const double best = std::accumulate(scores.begin(), best_end, 0.0);
+    if (sum > 0.0) weights[head] = static_cast<float>(best / sum);
   }
-  // Ties go to the lower head: the order they were listed in.
+  // Ties, which smoothing makes many of, go to the better rank in its own head, then to the lower head: the order of
+  // this list. So heads that are alike share alike.
+  for (size_t rank = 0; rank < longest; ++rank)
+    for (size_t head = 0; head < num_kept.size(); ++head)
+      if (rank < ranked[head].size()) all.push_back({ranked[head][rank] * weights[head], static_cast<int32_t>(head)});
   const int64_t total = std::min(num_heads * base, static_cast<int64_t>(all.size()));
   std::stable_sort(all.begin(), all.end(), [](const Candidate& a, const Candidate& b) { return a.score > b.score; });
   std::vector<int64_t> won(num_kept.size());

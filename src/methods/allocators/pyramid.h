@@ -25,25 +25,22 @@ class Pyramid final : public Allocator {
     return Ok();
   }
 
-  // Places of a layer beyond the window, for num_candidates entries before the window.
-  int64_t PlacesBeyondWindow(const LayerContest& contest, int64_t num_candidates) const {
-    const int64_t average = contest.num_places - contest.num_window;
-    if (average <= 0 || contest.num_layers < 2 || num_candidates + contest.num_window < 2 * average) return average;
+  // Places of a layer beyond the window.
+  int64_t PlacesBeyondWindow(const LayerContest& contest) const {
+    const int64_t average = contest.num_places - contest.num_window, num_tokens = contest.num_tokens_before_window;
+    if (average <= 0 || contest.num_layers < 2 || contest.num_tokens < 2 * average) return average;
     int64_t least = average / beta;
     int64_t most = 2 * average - least;
-    if (most >= num_candidates) {
-      most = num_candidates;
+    if (most >= num_tokens) {
+      most = num_tokens;
       least = 2 * average - most;
     }
     const int64_t step = (most - least) / (contest.num_layers - 1);
-    return std::min(most - contest.layer * step, num_candidates);
+    return most - contest.layer * step;
   }
 
   void Share(const LayerContest& contest, std::span<int64_t> num_kept) const override {
-    for (size_t head = 0; head < num_kept.size(); ++head) {
-      const int64_t num_candidates = static_cast<int64_t>(contest.scores[head].size()) - contest.num_window;
-      num_kept[head] = contest.num_window + PlacesBeyondWindow(contest, num_candidates);
-    }
+    std::fill(num_kept.begin(), num_kept.end(), contest.num_window + PlacesBeyondWindow(contest));
   }
 
   int64_t beta = 20;
