@@ -107,7 +107,7 @@ const std::array<RecipeRow, 12> kRows = {{
      .needs = "running column sums of attention",
      .frees = kPromptAndOutputLosers,
      .deviations = "one list per KV head, scores summed over its query heads; the number of places stays what the "
-                   "prompt left (or the budget)",
+                   "prompt left (or the budget); queries of a patch count",
      .allows_cache_positions = false,
      .places = {.keep_fraction = 0.2},
      .make_parts =
@@ -121,7 +121,7 @@ const std::array<RecipeRow, 12> kRows = {{
      .summary = "the entries that the newest query attends to, one choice for all KV heads of a layer (TOVA)",
      .needs = "the newest query",
      .frees = kPromptAndOutputLosers,
-     .deviations = "",
+     .deviations = "softmax over the competing entries: with keep_fraction those of the chunk or prompt",
      .allows_cache_positions = false,
      .places = kQuarter,
      .make_parts = [] { return Scored(std::make_unique<LastAttention>(), std::make_unique<Uniform>(), nullptr, 1); },
@@ -131,7 +131,8 @@ const std::array<RecipeRow, 12> kRows = {{
      .summary = "the entries that the prompt's last queries attend to, smoothed over neighbours (SnapKV)",
      .needs = kLastQueries,
      .frees = kPromptLosers,
-     .deviations = "one list per KV head, the mean over its query heads; softmax over the competing entries",
+     .deviations = "one list per KV head, the mean over its query heads; softmax over the competing entries; places of "
+                   "a chunk are rounded to the nearest, ties to even, and the window never takes more than there are",
      .allows_cache_positions = false,
      .places = kQuarter,
      .make_parts = [] { return Scored(std::make_unique<WindowAttention>(), std::make_unique<Uniform>()); },
@@ -141,7 +142,7 @@ const std::array<RecipeRow, 12> kRows = {{
      .summary = "as snapkv, with many places in the lower layers and few in the higher ones (PyramidKV)",
      .needs = kLastQueries,
      .frees = kPromptLosers,
-     .deviations = "one list per KV head, the mean over its query heads",
+     .deviations = "one list per KV head, the mean over its query heads; places as for snapkv",
      .allows_cache_positions = false,
      .places = kQuarter,
      .make_parts = [] { return Scored(std::make_unique<WindowAttention>(), std::make_unique<Pyramid>()); },
@@ -166,7 +167,8 @@ const std::array<RecipeRow, 12> kRows = {{
      .summary = "whole runs of neighbouring tokens, one choice for all KV heads of two layers (ChunkKV)",
      .needs = kLastQueries,
      .frees = kPromptLosers,
-     .deviations = "runs are aligned to the text and score the mean of their entries, so that a short one compares",
+     .deviations = "runs are aligned to the text and score the mean of their entries, so that a short one compares; "
+                   "where short ones leave room, the next best is kept too",
      .allows_cache_positions = false,
      .places = kQuarter,
      .make_parts =
@@ -181,7 +183,7 @@ const std::array<RecipeRow, 12> kRows = {{
      .summary = "entries that matter to the last queries and do not repeat each other (R-KV)",
      .needs = "the last queries, during generation too",
      .frees = "prompt entries that lose, and those of the output every 128 generated tokens",
-     .deviations = "",
+     .deviations = "the 128 tokens are counted from the prompt, whether or not the budget was reached then",
      .allows_cache_positions = false,
      .places = {.budget = 1024},
      .make_parts = [] { return Scored(std::make_unique<Redundancy>(), std::make_unique<Uniform>(), nullptr, 128); },
