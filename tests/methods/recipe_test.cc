@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <map>
 #include <string>
 #include <utility>
@@ -98,6 +99,44 @@ TEST(Recipe, BudgetsThatCannotBe) {
   EXPECT_TRUE(Recipe::Create("full", {{"budget", "0"}}).ok());
 }
 
+TEST(Recipe, PlacesOfScoredRecipesThatCannotBe) {
+  // Sinks and window, or the scorer's window, leave no place to compete for.
+  EXPECT_THAT(Refusal("snapkv", {{"budget", "64"}}), HasSubstr("budget 64 entries leaves no place beside the 64"));
+  EXPECT_TRUE(Recipe::Create("snapkv", {{"budget", "65"}}).ok());
+  EXPECT_THAT(Refusal("rkv", {{"budget", "8"}}), HasSubstr("beside the 8 that recipe rkv always keeps"));
+  EXPECT_THAT(Refusal("adakv", {{"budget", "20"}, {"window", "20"}}), HasSubstr("beside the 20"));
+  EXPECT_THAT(Refusal("random", {{"budget", "36"}}), HasSubstr("beside the 36"));
+  EXPECT_TRUE(Recipe::Create("random", {{"budget", "37"}}).ok());
+  EXPECT_TRUE(Recipe::Create("tova", {{"budget", "1"}}).ok());
+  EXPECT_THAT(Refusal("h2o", {{"budget", "-3"}}), HasSubstr("budget -3"));
+  for (const char* fraction : {"-0.1", "1.01", "100"})
+    EXPECT_THAT(Refusal("snapkv", {{"keep_fraction", fraction}}), HasSubstr("outside (0, 1]")) << fraction;
+  EXPECT_FALSE(Recipe::Create("snapkv", {{"keep_fraction", "nan"}}).ok());
+  EXPECT_THAT(Refusal("snapkv", {{"keep_extra", "-1"}}), HasSubstr("keep_extra -1"));
+  EXPECT_THAT(Refusal("snapkv", {{"budget", "100"}, {"keep_fraction", "0.5"}}), HasSubstr("exclude each other"));
+  EXPECT_THAT(Refusal("snapkv", {{"budget", "100"}, {"keep_extra", "5"}}), HasSubstr("exclude each other"));
+  for (const char* name : {"full", "streaming", "heads"})
+    EXPECT_THAT(Refusal(name, {{"keep_fraction", "0.5"}}), HasSubstr("scores no entries")) << name;
+}
+
+TEST(Recipe, PartsOfScoredRecipesThatCannotBe) {
+  EXPECT_THAT(Refusal("snapkv", {{"patch", "64"}}), HasSubstr("needs trigger.prefill=chunked"));
+  EXPECT_THAT(Refusal("snapkv", {{"patch", "-1"}, {"prefill", "chunked"}}), HasSubstr("trigger.patch -1"));
+  EXPECT_THAT(Refusal("snapkv", {{"prefill", "patched"}}), HasSubstr("neither post_fill nor chunked"));
+  EXPECT_THAT(Refusal("snapkv", {{"pool_width", "4"}}), HasSubstr("must be odd"));
+  EXPECT_THAT(Refusal("rkv", {{"pool_width", "0"}}), HasSubstr("must be odd"));
+  EXPECT_THAT(Refusal("snapkv", {{"pool", "median"}}), HasSubstr("none of none, avg and max"));
+  EXPECT_THAT(Refusal("adakv", {{"reduce", "sum"}}), HasSubstr("neither mean nor max"));
+  EXPECT_THAT(Refusal("adakv", {{"floor_share", "1.5"}}), HasSubstr("in [0, 1]"));
+  EXPECT_THAT(Refusal("adakv", {{"skeleton", "cone"}}), HasSubstr("neither uniform nor pyramid"));
+  EXPECT_THAT(Refusal("adakv", {{"beta", "0"}}), HasSubstr("1 or more"));
+  EXPECT_THAT(Refusal("pyramidkv", {{"beta", "0"}}), HasSubstr("1 or more"));
+  EXPECT_THAT(Refusal("chunkkv", {{"chunk_tokens", "0"}}), HasSubstr("1 or more"));
+  EXPECT_THAT(Refusal("chunkkv", {{"reuse_layers", "0"}}), HasSubstr("1 or more"));
+  EXPECT_THAT(Refusal("h2o", {{"recent_share", "2"}}), HasSubstr("in [0, 1]"));
+  EXPECT_THAT(Refusal("tova", {{"decode_every", "-1"}}), HasSubstr("0 or more"));
+}
+
 TEST(Recipe, BudgetSetsTheWindowAndEveryOptionIsEchoed) {
   const auto recipe = Recipe::Create("streaming", {{"budget", "512"}, {"sinks", "8"}});
   ASSERT_TRUE(recipe.ok());
@@ -171,6 +210,37 @@ class EveryRecipe : public ::testing::TestWithParam<int> {
     return options;
   }
 
+  bool is_scored() const { return row().make_parts().scorer != nullptr; }
+  // Windows and sinks of a few entries, so that short prompts have something to choose.
+  Options ScoredOptions() const {
+    Options options;
+    const auto plain = Recipe::Create(row().name, {});
+    CACHETTE_CHECK(plain.ok());
+    for (const OptionInfo& info : plain->Options()) {
+      if (info.name == "scorer.window" || info.name == "protect.recent_window") options[info.name] = "5";
+      if (info.name == "protect.sinks") options[info.name] = "2";
+    }
+    return options;
+  }
+  // Prefill that evicts once, after each chunk, and after each chunk with a patch.
+  static std::vector<Options> Schedules() {
+    return {{{"trigger.prefill", "post_fill"}},
+            {{"trigger.prefill", "chunked"}},
+            {{"trigger.prefill", "chunked"}, {"trigger.patch", "5"}}};
+  }
+  Recipe Made(Options options, const Options& more, const CacheShape& shape) const {
+    options.insert(more.begin(), more.end());
+    auto recipe = Recipe::Create(row().name, options);
+    EXPECT_TRUE(recipe.ok()) << recipe.failure().message;
+    EXPECT_TRUE(recipe->Prepare(shape).ok());
+    return *std::move(recipe);
+  }
+  CacheShape ShapeOf(const Recipe& recipe) const {
+    CacheShape shape = Shape(2, 2);
+    shape.has_scores = recipe.has_running_score();
+    return shape;
+  }
+
   static constexpr int64_t kBudget = 40;
   const TextFile mask_{"0 1\n1 0\n"};
 };
@@ -207,6 +277,7 @@ std::vector<int32_t> LivePositions(const HeadStream& stream) {
 // Chunked prefill of edge lengths and decode: what stays is a sorted subset of what was there, contains what is
 // protected, is within the budget unless the head keeps all, and pool, streams and ledger agree.
 TEST_P(EveryRecipe, KeepsProtectedEntriesInOrderWithinItsBudget) {
+  if (is_scored()) return;  // below
   CacheShape shape = Shape(2, 2);
   for (const int64_t num_prompt :
        {int64_t{1}, kBlock - 1, kBlock, kBlock + 1, int64_t{39}, int64_t{41}, int64_t{200}}) {
@@ -258,9 +329,158 @@ TEST_P(EveryRecipe, KeepsProtectedEntriesInOrderWithinItsBudget) {
   }
 }
 
+// A scored recipe's promises at every edge: what stays is a sorted subset of what was there, after each pass that
+// evicts no more of it than there are places on average over the KV heads, and pool, streams and ledger agree.
+TEST_P(EveryRecipe, ScoredEntriesStayWithinTheirPlaces) {
+  if (!is_scored()) return;
+  constexpr double kFraction = 0.3;
+  for (const Options& schedule : Schedules())
+    for (const bool has_budget : {false, true})
+      for (const int64_t num_prompt : {int64_t{1}, int64_t{2}, kBlock - 1, kBlock, kBlock + 1, int64_t{39}, int64_t{40},
+                                       int64_t{41}, int64_t{150}})
+        for (const int64_t chunk : {1, 7, 16, 1000}) {
+          Options limit = schedule;
+          limit[has_budget ? "budget" : "keep_fraction"] = has_budget ? std::to_string(kBudget) : "0.3";
+          Recipe recipe = Made(ScoredOptions(), limit, Shape(2, 2));
+          SCOPED_TRACE("prompt " + std::to_string(num_prompt) + " chunk " + std::to_string(chunk) + " patch " +
+                       std::to_string(recipe.num_patch_tokens()) + (has_budget ? " budget" : " fraction"));
+          const bool is_per_chunk = recipe.parts().trigger->acts_per_chunk();
+          const int64_t least = recipe.parts().protect == nullptr ? 0 : recipe.parts().protect->least_entries();
+          const CacheShape shape = ShapeOf(recipe);
+          Tier tier(TierKind::kHost);
+          SequenceCache cache(tier, shape);
+          const SequenceCache* sequence = &cache;
+          PassDriver driver(std::move(recipe), cache);
+          // Most entries per KV head on average, after the last eviction and since.
+          int64_t places = 0, since = 0, num_decoded = 0;
+          for (int64_t begin = 0; begin < num_prompt + 30;) {
+            const bool is_prefill = begin < num_prompt;
+            PassInfo pass{is_prefill ? Phase::kPrefill : Phase::kDecode, begin, 1};
+            if (is_prefill) {
+              pass.num_tokens = std::min<int64_t>(chunk, num_prompt - begin);
+              pass.is_last_prefill_chunk = begin + pass.num_tokens == num_prompt;
+              if (!pass.is_last_prefill_chunk)
+                pass.num_transient = std::min(driver.run().recipe().num_patch_tokens(), num_prompt);
+            }
+            std::vector<std::vector<int32_t>> before, after;
+            for (int i = 0; i < 4; ++i) {
+              before.push_back(LivePositions(cache.stream(i / 2, i % 2)));
+              for (int64_t t = 0; t < pass.num_tokens; ++t) before.back().push_back(static_cast<int32_t>(begin + t));
+            }
+            driver.Pass(pass);
+            ASSERT_THAT(CheckInvariants(tier, {&sequence, 1}), IsEmpty());
+            ASSERT_EQ(cache.HeldBytes(), static_cast<int64_t>(tier.owned_bytes()));
+            for (int i = 0; i < 4; ++i) {
+              const std::vector<int32_t> kept = LivePositions(cache.stream(i / 2, i % 2));
+              ASSERT_TRUE(std::is_sorted(kept.begin(), kept.end()));
+              const std::vector<int32_t>& there = before[static_cast<size_t>(i)];
+              ASSERT_TRUE(std::includes(there.begin(), there.end(), kept.begin(), kept.end()));
+            }
+            begin += pass.num_tokens;
+            num_decoded = is_prefill ? 0 : num_decoded + 1;
+            const bool fires = driver.run().recipe().parts().trigger->FiresAfter({pass, num_decoded});
+            since = fires ? 0 : since + pass.num_tokens;
+            if (fires && has_budget) {
+              places = std::min(begin, kBudget);
+            } else if (fires && is_prefill) {
+              const int64_t count = is_per_chunk ? pass.num_tokens : num_prompt;
+              const auto share = static_cast<int64_t>(std::nearbyint(kFraction * static_cast<double>(count)));
+              places = (is_per_chunk ? places : 0) + std::min(std::max(share, least), count);
+            }
+            ASSERT_LE(cache.ledger().total_live_entries(), 4 * (places + since)) << "after token " << begin;
+          }
+          const Ledger& ledger = cache.ledger();
+          EXPECT_GT(ledger.Footprint(), 0.0);
+          EXPECT_LE(ledger.Footprint(), 1.0);
+          EXPECT_GE(ledger.TransientPeakEntries(), ledger.PeakEntries());
+        }
+}
+
+TEST_P(EveryRecipe, KeepingAllIsTheFullCache) {
+  if (!is_scored()) return;
+  for (const Options& schedule : Schedules())
+    for (const char* limit : {"keep_fraction", "budget"}) {
+      Recipe recipe = Made(schedule, {{limit, limit == std::string("budget") ? "1000" : "1"}}, Shape(2, 2));
+      const CacheShape shape = ShapeOf(recipe);
+      Tier tier(TierKind::kHost);
+      SequenceCache cache(tier, shape);
+      PassDriver driver(std::move(recipe), cache);
+      driver.Prefill(90, 16);
+      driver.Decode(140);  // past R-KV's stride
+      EXPECT_EQ(cache.ledger().Footprint(), 1.0) << limit;
+      EXPECT_EQ(cache.ledger().Peak(), 1.0);
+      EXPECT_EQ(cache.ledger().total_live_entries(), 4 * 230);
+    }
+}
+
+// A copy of a run goes on like the original, and gives back all that it held.
+TEST_P(EveryRecipe, CopiesGoOnAlikeAndReturnTheirBlocks) {
+  for (const Options& schedule : is_scored() ? Schedules() : std::vector<Options>{Options()}) {
+    Options options = is_scored() ? ScoredOptions() : SmallOptions();
+    if (is_scored()) options["budget"] = std::to_string(kBudget);
+    Recipe recipe = Made(options, schedule, Shape(2, 2));
+    const CacheShape shape = ShapeOf(recipe);
+    Tier tier(TierKind::kHost);
+    SequenceCache cache(tier, shape);
+    PassDriver driver(std::move(recipe), cache);
+    driver.Prefill(100, 30);
+    driver.Decode(3);
+    const size_t owned_bytes = tier.owned_bytes();
+    std::vector<std::vector<int32_t>> original, of_copy, again;
+    const auto list = [](const SequenceCache& from, std::vector<std::vector<int32_t>>& to) {
+      for (int i = 0; i < 4; ++i) to.push_back(LivePositions(from.stream(i / 2, i % 2)));
+    };
+    list(cache, original);
+    {
+      auto copy = cache.Clone();
+      ASSERT_TRUE(copy.ok());
+      EXPECT_EQ(tier.owned_bytes(), 2 * owned_bytes);
+      PassDriver copy_driver(driver, *copy);
+      copy_driver.Decode(135);
+      list(*copy, of_copy);
+      list(cache, again);
+      const SequenceCache* both[] = {&cache, &*copy};
+      EXPECT_THAT(CheckInvariants(tier, both), IsEmpty());
+    }
+    EXPECT_EQ(again, original);
+    EXPECT_EQ(tier.owned_bytes(), owned_bytes);
+    driver.Decode(135);
+    again.clear();
+    list(cache, again);
+    EXPECT_EQ(again, of_copy);
+  }
+}
+
+TEST_P(EveryRecipe, FootprintNeverRisesWhenThePlacesFall) {
+  if (!is_scored()) return;
+  const std::vector<std::pair<const char*, std::vector<const char*>>> limits = {
+      {"budget", {"1000", "200", "100", "64", "40", "17", "8"}},
+      {"keep_fraction", {"1", "0.9", "0.7", "0.5", "0.25", "0.1", "0.01"}}};
+  for (const Options& schedule : Schedules())
+    for (const auto& [limit, values] : limits) {
+      double last_footprint = 1.0, last_peak = 1.0;
+      for (const char* value : values) {
+        Options options = schedule;
+        options[limit] = value;
+        Recipe recipe = Made(ScoredOptions(), options, Shape(2, 2));
+        const CacheShape shape = ShapeOf(recipe);
+        Tier tier(TierKind::kHost);
+        SequenceCache cache(tier, shape);
+        PassDriver driver(std::move(recipe), cache);
+        driver.Prefill(150, 20);
+        driver.Decode(60);
+        EXPECT_LE(cache.ledger().Footprint(), last_footprint) << limit << " " << value;
+        EXPECT_LE(cache.ledger().Peak(), last_peak) << limit << " " << value;
+        last_footprint = cache.ledger().Footprint();
+        last_peak = cache.ledger().Peak();
+      }
+      EXPECT_LT(last_footprint, 0.9) << limit;
+    }
+}
+
 TEST_P(EveryRecipe, FootprintNeverRisesWhenTheBudgetFalls) {
   if (row().apply_budget == nullptr) {
-    EXPECT_FALSE(Recipe::Create(row().name, {{"budget", "100"}}).ok());
+    EXPECT_EQ(Recipe::Create(row().name, {{"budget", "100"}}).ok(), is_scored());
     return;
   }
   const CacheShape shape = Shape(2, 2);
