@@ -107,6 +107,7 @@ class ColumnSummer {
             row.q[i * params_.q_stride + d] * factor;
     }
     low = std::max<int64_t>(low, 0) / kLogitTileSlots * kLogitTileSlots;
+    CACHETTE_CHECK(low >= row.kv.num_coded_slots || low >= high);  // only plain entries are scored
     for (int64_t slot = low; slot < high; slot += kLogitTileSlots)
       FillLogits(row.kv, slot, static_cast<int>(num_queries) * group, scratch);
     for (int64_t i = 0; i < num_queries; ++i) {

@@ -69,7 +69,8 @@ void ApplyRope(Context& cx, const RopeTable& table, float* x, int64_t token_stri
 }
 
 void RotateBlockKeys(Context& cx, const RopeAngles& angles, const KvRow& kv, std::byte* const* out_blocks) {
-  CACHETTE_CHECK(angles.num_tokens >= kv.num_slots && angles.rotary_dim <= kv.format.head_dim);
+  CACHETTE_CHECK(angles.num_tokens >= kv.num_slots && angles.rotary_dim <= kv.format.head_dim &&
+                 kv.num_coded_slots == 0);
   const RopeKernels kernels = KernelsOf(cx);
   const int num_pairs = angles.rotary_dim / 2;
   const size_t half = kv.format.values_offset_bytes();
