@@ -1,0 +1,124 @@
+// cachette eval as a user meets it, on a small random model.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "cli/process.h"
+#include "io/temp_folder.h"
+
+namespace cachette {
+namespace {
+
+using nlohmann::json;
+using testing::HasSubstr;
+
+std::vector<std::string> EvalArguments(const std::vector<std::string>& more) {
+  std::vector<std::string> all = {"eval", "--model", "synthetic:tiny", "--threads", "1"};
+  all.insert(all.end(), more.begin(), more.end());
+  return all;
+}
+
+void ExpectComplaint(const std::vector<std::string>& arguments, const std::string& part) {
+  std::vector<std::string> quiet = arguments;
+  quiet.push_back("--quiet");  // without the line that names model and recipe
+  const ProcessResult result = RunCachette(EvalArguments(quiet));
+  EXPECT_EQ(result.exit_code, 1);
+  EXPECT_EQ(result.out, "");
+  EXPECT_THAT(result.err, testing::StartsWith("cachette: "));
+  EXPECT_THAT(result.err, HasSubstr(part));
+  EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;
+}
+
+TEST(Eval, JsonHasTheSummaryAndTheRecordsFileTheAnswers) {
+  const TempFolder folder;
+  const std::string records = folder / "records.jsonl";
+  const ProcessResult result = RunCachette(EvalArguments(
+      {"--tasks", "kv,niah", "--lengths", "700,1000", "--samples", "2", "--questions", "2", "--protocol", "as-decode",
+       "--seed", "3", "--recipe", "streaming", "--budget", "64", "--records", records, "--json"}));
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_EQ(result.err, "");
+  const json out = json::parse(result.out);
+  EXPECT_EQ(out["protocol"], "as-decode");
+  EXPECT_EQ(out["is_complete"], true);
+  EXPECT_EQ(out["answers"], 16);
+  for (const char* task : {"kv", "niah"}) {
+    const json& family = out["tasks"][task];
+    EXPECT_TRUE(family["exact_match"].is_number());
+    EXPECT_EQ(family["samples"], 4);
+    EXPECT_EQ(family["answers"], 8);
+    EXPECT_GT(family["prompt_tokens_median"], 500);
+    for (const char* length : {"700", "1000"}) {
+      EXPECT_EQ(family["lengths"][length]["samples"], 2);
+      EXPECT_LE(family["lengths"][length]["prompt_tokens_median"], std::stoi(length));
+    }
+  }
+  for (const char* field : {"footprint", "peak"}) EXPECT_TRUE(out[field] > 0.0 && out[field] < 1.0) << field;
+  EXPECT_GT(out["timings"]["prefill_tokens_per_s"], 0.0);
+  EXPECT_EQ(out["recipe"], "streaming");
+  EXPECT_EQ(out["options"]["seed"], 3);
+  EXPECT_EQ(out["options"]["budget"], 64);
+  EXPECT_EQ(out["options"]["tasks"], json({"kv", "niah"}));
+  EXPECT_EQ(out["model"]["file"], "synthetic:tiny");
+  EXPECT_TRUE(out["machine"]["cpu"].is_string());
+
+  std::ifstream file(records);
+  int num_lines = 0;
+  double footprint = 0;
+  for (std::string line; std::getline(file, line); ++num_lines) {
+    const json record = json::parse(line);
+    for (const char* field : {"id", "task", "output", "reference", "stopped_by"})
+      EXPECT_TRUE(record[field].is_string());
+    for (const char* field : {"length", "n", "m", "score", "footprint", "peak"}) EXPECT_TRUE(record[field].is_number());
+    EXPECT_TRUE(record["timings"]["ttft_s"].is_number());
+    footprint += record["footprint"].get<double>() / 16;
+  }
+  EXPECT_EQ(num_lines, 16);
+  EXPECT_NEAR(out["footprint"], footprint, 1e-12);
+}
+
+TEST(Eval, FidelityComparesWithTheFullCache) {
+  const TempFolder folder;
+  std::string text;
+  for (int i = 0; i < 100; ++i) text += "line " + std::to_string(i * i) + "\n";
+  const std::string file = folder.Write("text.txt", text);
+  const ProcessResult result =
+      RunCachette(EvalArguments({"--fidelity", file, "--decode-tokens", "20", "--json", "--recipe", "full"}));
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  const json out = json::parse(result.out);
+  EXPECT_FALSE(out.contains("tasks"));
+  EXPECT_EQ(out["fidelity"]["kl_mean"], 0.0);
+  EXPECT_EQ(out["fidelity"]["top1_agreement"], 1.0);
+  EXPECT_EQ(out["fidelity"]["compared_tokens"], 20);
+  EXPECT_EQ(out["options"]["decode_tokens"], 20);
+  const ProcessResult plain = RunCachette(EvalArguments({"--fidelity", file, "--decode-tokens", "20", "-q"}));
+  EXPECT_THAT(plain.out, HasSubstr("top-1"));
+  EXPECT_EQ(plain.err, "");
+}
+
+TEST(Eval, TableHasALineForEachTaskAndLength) {
+  const ProcessResult result =
+      RunCachette(EvalArguments({"--tasks", "kv,walk", "--lengths", "600,800", "--samples", "1"}));
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_EQ(std::count(result.out.begin(), result.out.end(), '\n'), 1 + 4);
+  EXPECT_THAT(result.err, HasSubstr("recipe full"));
+}
+
+TEST(Eval, BadInputIsOneSentence) {
+  ExpectComplaint({"--tasks", "kw"}, "did you mean 'kv'?");
+  ExpectComplaint({"--tasks", ","}, "--tasks");
+  ExpectComplaint({"--lengths", "30"}, "needs at least");
+  ExpectComplaint({"--lengths", "100000"}, "context of 32768");
+  ExpectComplaint({"--samples", "0"}, "samples is 0");
+  ExpectComplaint({"--protocol", "decode"}, "as-decode");
+  ExpectComplaint({"--fidelity", "/nowhere/text.txt"}, "/nowhere/text.txt");
+  ExpectComplaint({"--records", "/nowhere/records.jsonl"}, "/nowhere/records.jsonl");
+  ExpectComplaint({"--recipe", "ful"}, "did you mean 'full'?");
+  EXPECT_EQ(RunCachette(EvalArguments({"--lengths", "many"})).exit_code, 2);
+}
+
+}  // namespace
+}  // namespace cachette
