@@ -181,7 +181,12 @@ Result<void> Recipe::SettlePlaces() {
                 fmt::format("budget {} and keep_fraction {} (+ {}) exclude each other; leave one of them out", budget,
                             keep_fraction, keep_extra));
   if (budget == 0 && keep_fraction == 0.0) {
-    options_.budget = keep_extra > 0 ? 0 : row_->places.budget;
+    if (keep_extra > 0 && row_->places.budget > 0)
+      return Fail(Error::kInvalidArgument,
+                  fmt::format("keep_extra {} adds to keep_fraction, and recipe {} has a budget of {} unless told; give "
+                              "keep_fraction too",
+                              keep_extra, name, row_->places.budget));
+    options_.budget = row_->places.budget;
     options_.keep_fraction = row_->places.keep_fraction;
   }
   const int64_t least = (parts_.protect == nullptr ? 0 : parts_.protect->least_entries()) +

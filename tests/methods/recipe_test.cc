@@ -1,5 +1,6 @@
 #include "methods/recipe.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -115,6 +116,8 @@ TEST(Recipe, PlacesOfScoredRecipesThatCannotBe) {
   EXPECT_THAT(Refusal("snapkv", {{"keep_extra", "-1"}}), HasSubstr("keep_extra -1"));
   EXPECT_THAT(Refusal("snapkv", {{"budget", "100"}, {"keep_fraction", "0.5"}}), HasSubstr("exclude each other"));
   EXPECT_THAT(Refusal("snapkv", {{"budget", "100"}, {"keep_extra", "5"}}), HasSubstr("exclude each other"));
+  EXPECT_THAT(Refusal("rkv", {{"keep_extra", "5"}}), HasSubstr("give keep_fraction too"));
+  EXPECT_TRUE(Recipe::Create("rkv", {{"keep_extra", "5"}, {"keep_fraction", "0.5"}}).ok());
   for (const char* name : {"full", "streaming", "heads"})
     EXPECT_THAT(Refusal(name, {{"keep_fraction", "0.5"}}), HasSubstr("scores no entries")) << name;
 }
@@ -217,8 +220,9 @@ class EveryRecipe : public ::testing::TestWithParam<int> {
     const auto plain = Recipe::Create(row().name, {});
     CACHETTE_CHECK(plain.ok());
     for (const OptionInfo& info : plain->Options()) {
-      if (info.name == "scorer.window" || info.name == "protect.recent_window") options[info.name] = "5";
-      if (info.name == "protect.sinks") options[info.name] = "2";
+      if (info.name == "scorer.window" || info.name == "protect.recent_window")
+        options.insert_or_assign(info.name, "5");
+      if (info.name == "protect.sinks") options.insert_or_assign(info.name, "2");
     }
     return options;
   }
@@ -342,8 +346,8 @@ TEST_P(EveryRecipe, ScoredEntriesStayWithinTheirPlaces) {
           Options limit = schedule;
           limit[has_budget ? "budget" : "keep_fraction"] = has_budget ? std::to_string(kBudget) : "0.3";
           Recipe recipe = Made(ScoredOptions(), limit, Shape(2, 2));
-          SCOPED_TRACE("prompt " + std::to_string(num_prompt) + " chunk " + std::to_string(chunk) + " patch " +
-                       std::to_string(recipe.num_patch_tokens()) + (has_budget ? " budget" : " fraction"));
+          SCOPED_TRACE(fmt::format("prompt {} chunk {} patch {} {}", num_prompt, chunk, recipe.num_patch_tokens(),
+                                   has_budget ? "budget" : "fraction"));
           const bool is_per_chunk = recipe.parts().trigger->acts_per_chunk();
           const int64_t least = recipe.parts().protect == nullptr ? 0 : recipe.parts().protect->least_entries();
           const CacheShape shape = ShapeOf(recipe);
