@@ -62,7 +62,8 @@ class PassDriver {
     const CacheShape& shape = cache_.shape();
     const int64_t num_rows = pass.num_tokens + pass.num_transient;
     const int64_t stride = shape.num_kv_heads * shape.format.head_dim;
-    while (static_cast<int64_t>(rows_.size()) < (num_rows + 1) * stride * kGroupSize)
+    const int64_t width = run_.observes() ? stride * kGroupSize : stride;
+    while (static_cast<int64_t>(rows_.size()) < (num_rows + 1) * width)
       rows_.push_back(static_cast<float>(rng_.Normal()));
     CACHETTE_CHECK(cache_.BeginPass(pass).ok());
     for (int layer = 0; layer < shape.num_layers; ++layer) {

@@ -32,7 +32,8 @@ class ScorerFixture {
             .q = q.data(),
             .q_stride = stride,
             .num_rows = static_cast<int64_t>(q.size()) / stride,
-            .group_size = group_size};
+            .group_size = group_size,
+            .attention_window = attention_window};
   }
 
   // Of every live entry from first on, by all the rows of q.
@@ -56,6 +57,8 @@ class ScorerFixture {
 
   Context& cx() { return cx_; }
   SequenceCache& cache() { return cache_; }
+
+  int32_t attention_window = 0;  // the model's own
 
  private:
   Context cx_{AllBackends()[0], 1};

@@ -52,6 +52,27 @@ TEST(WindowAttention, SupportBeginsWithTheFirstCompetingEntry) {
   EXPECT_NEAR(scores[0], 1.0f / 3, 1e-6f);
 }
 
+// A query covers what its attention covered: in a sliding layer, the entries of the model's own window, dead ones not
+// counted.
+TEST(WindowAttention, TheModelsWindowLimitsTheSupport) {
+  ScorerFixture fixture(1, 8, std::vector<float>(6 * 8, 0.0f));
+  fixture.attention_window = 4;
+  const auto scorer = Prepared({.window = 2, .pool = "none"});
+  const std::vector<float> q(2 * 8, 1.0f);
+  // Query 4 sees entries 1 to 4, query 5 sees 2 to 5.
+  const auto scores = fixture.Score(scorer, q, 1)[0];
+  EXPECT_EQ(scores[0], 0.0f);
+  EXPECT_NEAR(scores[1], 0.25f, 1e-6f);
+  EXPECT_NEAR(scores[2], 0.5f, 1e-6f);
+  EXPECT_NEAR(scores[3], 0.5f, 1e-6f);
+  const SlotRange second{2, 3};
+  fixture.cache().Evict(0, 0, {&second, 1}, EvictTime::kAfterAttention);
+  const auto after = fixture.Score(scorer, q, 1)[0];  // entries 0, 1, 3
+  EXPECT_EQ(after[0], 0.0f);
+  EXPECT_NEAR(after[1], 1.0f / 3, 1e-6f);
+  EXPECT_NEAR(after[2], 2.0f / 3, 1e-6f);
+}
+
 class GroupOfTwo : public ::testing::Test {
  protected:
   // Head 0 of the group looks at entry 0, head 1 at entry 2; entry 1 lies between them.
