@@ -37,7 +37,8 @@ void ExpectComplaint(const std::vector<std::string>& arguments, int exit_code, c
 
 TEST(Help, EveryCommandHasOne) {
   const ProcessResult root = Succeed({"-h"});
-  for (const char* command : {"run", "inspect", "recipes", "footprint", "tokenize", "eval", "bench", "completions", "man"}) {
+  for (const char* command :
+       {"run", "inspect", "recipes", "footprint", "tokenize", "eval", "bench", "completions", "man"}) {
     EXPECT_THAT(root.out, HasSubstr(std::string("\n  ") + command + " "));
     const ProcessResult own = Succeed({command, "--help"});
     EXPECT_THAT(own.out, HasSubstr(std::string("Usage: cachette ") + command));
