@@ -36,7 +36,8 @@ struct EvalArguments {
   bool runs_tasks() const { return has_tasks || fidelity_file.empty(); }
 };
 
-// The records file: a line for each answer as it comes, so that an interrupted run leaves what it did.
+// The records file: a line for each answer as it comes, so that an interrupted run leaves what it did. What the file
+// held before goes with the first answer, not with arguments that are refused.
 class RecordsFile {
  public:
   RecordsFile() = default;
@@ -48,13 +49,15 @@ class RecordsFile {
 
   Result<void> Open(const std::string& path) {
     path_ = path;
-    file_ = std::fopen(path.c_str(), "w");
+    file_ = std::fopen(path.c_str(), "a");
     if (file_ == nullptr)
       return Fail(Error::kIo, fmt::format("cannot write records to {}: {}", path, std::strerror(errno)));
     return Ok();
   }
   void Write(const Json& record) {
     if (file_ == nullptr) return;
+    if (!has_begun_) has_failed_ |= ftruncate(fileno(file_), 0) != 0 && errno != EINVAL;  // a pipe has nothing to lose
+    has_begun_ = true;
     const std::string line = record.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
     has_failed_ |= std::fwrite(line.data(), 1, line.size(), file_) != line.size() || std::fflush(file_) != 0;
   }
@@ -66,6 +69,7 @@ class RecordsFile {
  private:
   std::string path_;
   std::FILE* file_ = nullptr;
+  bool has_begun_ = false;
   bool has_failed_ = false;
 };
 

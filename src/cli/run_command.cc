@@ -49,9 +49,10 @@ struct RunArguments {
 // Would a file at path fail only after a long answer?
 Result<void> CheckWritable(const char* flag, const std::string& path) {
   namespace fs = std::filesystem;
-  std::error_code ignored;
-  if (fs::is_directory(path, ignored))
-    return Fail(Error::kInvalidArgument, fmt::format("{}: {} is a folder; name a file", flag, path));
+  if (path == "-")
+    return Fail(Error::kInvalidArgument, fmt::format("{}: '-' is standard input elsewhere; name a file", flag));
+  if (const Result<void> replaceable = CheckReplaceable(path); !replaceable.ok())
+    return Fail(replaceable.failure().error, fmt::format("{}: {}", flag, replaceable.failure().message));
   const fs::path folder = fs::path(path).has_parent_path() ? fs::path(path).parent_path() : fs::path(".");
   if (access(folder.c_str(), W_OK) == 0) return Ok();
   return Fail(Error::kIo, fmt::format("{}: {} cannot be written: {}", flag, path, std::strerror(errno)));
@@ -106,6 +107,9 @@ Result<void> Run::Load() {
   CACHETTE_TRY(Validate(arguments_.generate));
   if (!arguments_.ledger_file.empty()) CACHETTE_TRY(CheckWritable("--ledger", arguments_.ledger_file));
   if (!arguments_.explain_file.empty()) CACHETTE_TRY(CheckWritable("--explain", arguments_.explain_file));
+  if (!arguments_.ledger_file.empty() && arguments_.ledger_file == arguments_.explain_file)
+    return Fail(Error::kInvalidArgument,
+                fmt::format("--ledger and --explain name the same file {}; give each its own", arguments_.ledger_file));
   CACHETTE_TRY(engine_, Engine::Load(arguments_.engine));
   CACHETTE_TRY(const auto recipe, engine_->MakeRecipe(arguments_.recipe.name, arguments_.recipe.options));
   CACHETTE_TRY(tokenizer_, engine_->tokenizer());

@@ -11,7 +11,19 @@
 
 namespace cachette {
 
+Result<void> CheckReplaceable(const std::string& path) {
+  struct stat info;
+  if (lstat(path.c_str(), &info) == 0 && !S_ISREG(info.st_mode))
+    return Fail(Error::kInvalidArgument,
+                fmt::format("{}: is a {}, which would be replaced; name a new or regular file", path,
+                            S_ISDIR(info.st_mode)   ? "folder"
+                            : S_ISLNK(info.st_mode) ? "symbolic link"
+                                                    : "device or pipe"));
+  return Ok();
+}
+
 Result<void> WriteFile(const std::string& path, std::span<const std::byte> bytes) {
+  CACHETTE_TRY(CheckReplaceable(path));
   std::string beside = path + ".XXXXXX";
   const int fd = mkstemp(beside.data());
   if (fd < 0) return Fail(Error::kIo, fmt::format("{}: cannot write there: {}", path, std::strerror(errno)));

@@ -107,6 +107,14 @@ TEST(Eval, TableHasALineForEachTaskAndLength) {
   EXPECT_THAT(result.err, HasSubstr("recipe full"));
 }
 
+TEST(Eval, RefusedArgumentsLeaveTheRecordsFileAlone) {
+  const TempFolder folder;
+  const std::string path = folder.Write("records.jsonl", "of an earlier run\n");
+  ExpectComplaint({"--lengths", "30", "--records", path}, "needs at least");
+  std::ifstream file(path);
+  EXPECT_EQ(std::string((std::istreambuf_iterator<char>(file)), {}), "of an earlier run\n");
+}
+
 TEST(Eval, BadInputIsOneSentence) {
   ExpectComplaint({"--tasks", "kw"}, "did you mean 'kv'?");
   ExpectComplaint({"--tasks", ","}, "--tasks");

@@ -187,6 +187,8 @@ TEST(RunLedger, IsWrittenWholeOrRefusedBeforeTheModelRuns) {
   };
   refuse(folder / "none/ledger", "none/ledger cannot be written: No such file");
   refuse(folder / "", "is a folder");
+  refuse("-", "'-' is standard input elsewhere");
+  refuse("/dev/null", "/dev/null: is a device or pipe, which would be replaced");
   // A conversation's ledger is of all its turns.
   const std::string path = folder / "chat.jsonl";
   ProcessOptions options;
