@@ -35,6 +35,10 @@ ScopePtr Inside(const ScopePtr& outer) {
 class Evaluator {
  public:
   explicit Evaluator(const Environment& environment) : environment_(environment) {}
+  // A template may have made a namespace hold itself.
+  ~Evaluator() {
+    for (const Value& made : namespaces_) made.Members().items.clear();
+  }
 
   Result<MarkedText> Run(const Body& body) {
     auto globals = std::make_shared<Scope>();
@@ -345,7 +349,9 @@ class Evaluator {
     }
     for (const auto& [key, value] : arguments.named) dict.Set(key, value);
     dict.is_namespace = name == "namespace";
-    return Value::MakeDict(std::move(dict));
+    Value made = Value::MakeDict(std::move(dict));
+    if (name == "namespace") namespaces_.push_back(made);
+    return made;
   }
 
   Result<Value> Range(int line, const CallArguments& arguments) {
@@ -584,6 +590,7 @@ class Evaluator {
   }
 
   const Environment& environment_;
+  std::vector<Value> namespaces_;  // all that were made
   int64_t steps_ = 0;
   size_t bytes_ = 0;
   int depth_ = 0;
