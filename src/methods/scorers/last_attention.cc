@@ -7,11 +7,7 @@
 namespace cachette {
 
 void LastAttention::Score(Context& cx, const LayerView& view, std::span<std::vector<float>> scores) const {
-  std::vector<int64_t> begin_slots;
-  for (const std::vector<int64_t>& slots : view.slots) begin_slots.push_back(slots.empty() ? 0 : slots.front());
-  const auto sums = QuerySums(
-      cx, view.cache,
-      {.layer = view.layer, .queries = view.queries, .positions = view.positions, .begin_slots = begin_slots});
+  const auto sums = QuerySums(cx, view);
   std::vector<float> total(scores[0].size(), 0.0f);
   for (size_t head = 0; head < scores.size(); ++head) {
     CACHETTE_CHECK(scores[head].size() == total.size());

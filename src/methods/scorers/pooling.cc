@@ -13,6 +13,11 @@ Result<PoolKind> ParsePool(const std::string& name) {
   return Fail(Error::kInvalidArgument, fmt::format("option scorer.pool: '{}' is none of none, avg and max", name));
 }
 
+Result<void> CheckPoolWidth(int64_t width) {
+  if (width >= 1 && width % 2 == 1) return Ok();
+  return Fail(Error::kInvalidArgument, fmt::format("scorer.pool_width {} must be odd and 1 or more", width));
+}
+
 std::vector<float> Pool(std::span<const float> scores, PoolKind kind, int64_t width) {
   std::vector<float> pooled(scores.begin(), scores.end());
   if (kind == PoolKind::kNone || width == 1) return pooled;

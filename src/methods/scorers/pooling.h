@@ -13,6 +13,7 @@ namespace cachette {
 enum class PoolKind { kNone, kAverage, kMax };
 
 Result<PoolKind> ParsePool(const std::string& name);  // none, avg, max
+Result<void> CheckPoolWidth(int64_t width);           // errors: kInvalidArgument unless odd and positive
 std::vector<float> Pool(std::span<const float> scores, PoolKind kind, int64_t width);
 
 }  // namespace cachette

@@ -65,4 +65,17 @@ std::vector<std::vector<float>> QuerySums(Context& cx, const SequenceCache& cach
   return sums;
 }
 
+std::vector<std::vector<float>> QuerySums(Context& cx, const LayerView& view, bool excludes_query_window,
+                                          ops::GroupLogits group_logits) {
+  std::vector<int64_t> begin_slots;
+  for (const std::vector<int64_t>& slots : view.slots) begin_slots.push_back(slots.empty() ? 0 : slots.front());
+  return QuerySums(cx, view.cache,
+                   {.layer = view.layer,
+                    .queries = view.queries,
+                    .positions = view.positions,
+                    .begin_slots = begin_slots,
+                    .excludes_query_window = excludes_query_window,
+                    .group_logits = group_logits});
+}
+
 }  // namespace cachette

@@ -7,6 +7,7 @@
 
 #include "cache/layer_observer.h"
 #include "cache/sequence_cache.h"
+#include "methods/part.h"
 #include "ops/attention/column_sums.h"
 
 namespace cachette {
@@ -23,5 +24,9 @@ struct QuerySumsParams {
 // sums [num_kv_heads], each [group_size or 1][num_slots of the head]: see ops::ColumnSums. Each query covers what its
 // attention covered: no entry after its own, none outside the model's own window.
 std::vector<std::vector<float>> QuerySums(Context& cx, const SequenceCache& cache, const QuerySumsParams& params);
+
+// The same over what a view shows: the softmax covers the competing entries and what came after them.
+std::vector<std::vector<float>> QuerySums(Context& cx, const LayerView& view, bool excludes_query_window = false,
+                                          ops::GroupLogits group_logits = ops::GroupLogits::kSeparate);
 
 }  // namespace cachette

@@ -20,8 +20,7 @@ void Redundancy::VisitOptions(OptionVisitor& v) {
 
 Result<void> Redundancy::Prepare(const CacheShape&) {
   if (window < 1) return Fail(Error::kInvalidArgument, fmt::format("scorer.window {} must be 1 or more", window));
-  if (pool_width < 1 || pool_width % 2 == 0)
-    return Fail(Error::kInvalidArgument, fmt::format("scorer.pool_width {} must be odd and 1 or more", pool_width));
+  CACHETTE_TRY(CheckPoolWidth(pool_width));
   if (!(importance_share >= 0.0 && importance_share <= 1.0))
     return Fail(Error::kInvalidArgument, fmt::format("scorer.importance_share {} must be in [0, 1]", importance_share));
   if (!(similar >= -1.0 && similar <= 1.0))
@@ -51,15 +50,7 @@ std::vector<float> Redundancy::RedundancyOf(Context& cx, const HeadStream& strea
 }
 
 void Redundancy::Score(Context& cx, const LayerView& view, std::span<std::vector<float>> scores) const {
-  std::vector<int64_t> begin_slots;
-  for (const std::vector<int64_t>& slots : view.slots) begin_slots.push_back(slots.empty() ? 0 : slots.front());
-  const auto sums = QuerySums(cx, view.cache,
-                              {.layer = view.layer,
-                               .queries = view.queries,
-                               .positions = view.positions,
-                               .begin_slots = begin_slots,
-                               .excludes_query_window = true,
-                               .group_logits = ops::GroupLogits::kMax});
+  const auto sums = QuerySums(cx, view, true, ops::GroupLogits::kMax);
   const auto share = static_cast<float>(importance_share);
   for (size_t head = 0; head < scores.size(); ++head) {
     const HeadStream& stream = view.cache.stream(view.layer, static_cast<int>(head));

@@ -19,8 +19,7 @@ void WindowAttention::VisitOptions(OptionVisitor& v) {
 
 Result<void> WindowAttention::Prepare(const CacheShape&) {
   if (window < 1) return Fail(Error::kInvalidArgument, fmt::format("scorer.window {} must be 1 or more", window));
-  if (pool_width < 1 || pool_width % 2 == 0)
-    return Fail(Error::kInvalidArgument, fmt::format("scorer.pool_width {} must be odd and 1 or more", pool_width));
+  CACHETTE_TRY(CheckPoolWidth(pool_width));
   if (reduce != "mean" && reduce != "max")
     return Fail(Error::kInvalidArgument, fmt::format("option scorer.reduce: '{}' is neither mean nor max", reduce));
   CACHETTE_TRY(pool_kind_, ParsePool(pool));
@@ -44,11 +43,7 @@ std::vector<float> WindowAttention::ScoreOfGroup(std::span<const float> sums, in
 }
 
 void WindowAttention::Score(Context& cx, const LayerView& view, std::span<std::vector<float>> scores) const {
-  std::vector<int64_t> begin_slots;
-  for (const std::vector<int64_t>& slots : view.slots) begin_slots.push_back(slots.empty() ? 0 : slots.front());
-  const auto sums = QuerySums(
-      cx, view.cache,
-      {.layer = view.layer, .queries = view.queries, .positions = view.positions, .begin_slots = begin_slots});
+  const auto sums = QuerySums(cx, view);
   for (size_t head = 0; head < scores.size(); ++head) {
     const HeadStream& stream = view.cache.stream(view.layer, static_cast<int>(head));
     // The window's own entries are kept by rule and take no part in the smoothing.

@@ -7,6 +7,7 @@
 
 #include "base/result.h"
 #include "ops/attention/column_sums_kernels.h"
+#include "ops/simd.h"
 
 namespace cachette::ops {
 namespace {
@@ -14,20 +15,6 @@ namespace {
 constexpr int kRowsPerPass = 32;  // query rows whose logits are in scratch together
 constexpr int64_t kMaxSpans = 4;  // tasks per KV head; each has sums of its own, added up in order afterwards
 constexpr float kLog2e = 1.44269504088896340736f;
-
-ColumnSumKernels KernelsOf(Isa isa) {
-#if defined(CACHETTE_X86)
-  switch (isa) {
-    case Isa::kRef: break;
-    case Isa::kAvx2: return avx2::ColumnSumKernelsOfIsa();
-    case Isa::kAvx512: return avx512::ColumnSumKernelsOfIsa();
-    case Isa::kAvx512Vnni: return avx512vnni::ColumnSumKernelsOfIsa();
-    case Isa::kAvx512Bf16: return avx512bf16::ColumnSumKernelsOfIsa();
-  }
-#endif
-  (void)isa;
-  return ColumnSumKernelsRef();
-}
 
 int64_t RoundUp(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
 
@@ -42,7 +29,7 @@ class ColumnSummer {
   ColumnSummer(Context& cx, const ColumnSumParams& params)
       : cx_(cx),
         params_(params),
-        kernels_(KernelsOf(cx.isa())),
+        kernels_(ForIsa(cx.isa(), []<Isa kIsa>() { return ColumnSumKernelsOf<kIsa>(); })),
         num_out_(params.group_logits == GroupLogits::kMax ? 1 : params.group_size),
         queries_per_pass_(std::max(1, kRowsPerPass / params.group_size)) {
     const int64_t num_passes = (params.num_queries + queries_per_pass_ - 1) / queries_per_pass_;
@@ -162,12 +149,6 @@ class ColumnSummer {
 void ColumnSums(Context& cx, const ColumnSumParams& params) {
   CACHETTE_CHECK(params.head_dim >= 8 && params.head_dim <= 256 && params.head_dim % 8 == 0 && params.group_size >= 1);
   if (params.rows.empty()) return;
-  if (params.num_queries == 0) {
-    for (const ColumnSumRow& row : params.rows)
-      std::fill_n(row.sums, row.kv.num_slots * (params.group_logits == GroupLogits::kMax ? 1 : params.group_size),
-                  0.0f);
-    return;
-  }
   ColumnSummer(cx, params).Run();
 }
 

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "base/dtype.h"
+#include "tensor/isa.h"
 
 namespace cachette::ops {
 
@@ -37,21 +38,17 @@ struct ColumnSumKernels {
   void (*add_softmax)(const SoftmaxRow& row);
 };
 
-ColumnSumKernels ColumnSumKernelsRef();
+template <Isa>
+ColumnSumKernels ColumnSumKernelsOf();
+template <>
+ColumnSumKernels ColumnSumKernelsOf<Isa::kRef>();
+template <>
+ColumnSumKernels ColumnSumKernelsOf<Isa::kAvx2>();
+template <>
+ColumnSumKernels ColumnSumKernelsOf<Isa::kAvx512>();
+template <>
+ColumnSumKernels ColumnSumKernelsOf<Isa::kAvx512Vnni>();
+template <>
+ColumnSumKernels ColumnSumKernelsOf<Isa::kAvx512Bf16>();
 
 }  // namespace cachette::ops
-
-namespace cachette {
-namespace avx2 {
-ops::ColumnSumKernels ColumnSumKernelsOfIsa();
-}
-namespace avx512 {
-ops::ColumnSumKernels ColumnSumKernelsOfIsa();
-}
-namespace avx512vnni {
-ops::ColumnSumKernels ColumnSumKernelsOfIsa();
-}
-namespace avx512bf16 {
-ops::ColumnSumKernels ColumnSumKernelsOfIsa();
-}
-}  // namespace cachette

@@ -43,6 +43,9 @@ void AddSoftmaxRef(const SoftmaxRow& row) {
 
 }  // namespace
 
-ColumnSumKernels ColumnSumKernelsRef() { return {LogitTileRef, MaxIntoRef, AddSoftmaxRef}; }
+template <>
+ColumnSumKernels ColumnSumKernelsOf<Isa::kRef>() {
+  return {LogitTileRef, MaxIntoRef, AddSoftmaxRef};
+}
 
 }  // namespace cachette::ops

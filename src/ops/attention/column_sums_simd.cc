@@ -101,6 +101,15 @@ void AddSoftmax(const ops::SoftmaxRow& row) {
 
 }  // namespace
 
-ops::ColumnSumKernels ColumnSumKernelsOfIsa() { return {ComputeLogitTile, MaxInto, AddSoftmax}; }
-
 }  // namespace cachette::CACHETTE_ISA
+
+namespace cachette::ops {
+
+using namespace CACHETTE_ISA;
+
+template <>
+ColumnSumKernels ColumnSumKernelsOf<kIsa>() {
+  return {ComputeLogitTile, MaxInto, AddSoftmax};
+}
+
+}  // namespace cachette::ops
