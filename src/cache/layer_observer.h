@@ -1,6 +1,6 @@
 #pragma once
-// What the forward pass shows of itself: the queries of a layer, right after its attention. The model does not know who
-// looks; without an observer nothing is computed or kept.
+// What the forward pass shows of itself: the queries of a layer, right before and right after its attention. The model
+// does not know who looks; without an observer nothing is computed or kept.
 
 #include <cstdint>
 
@@ -27,6 +27,9 @@ struct LayerQueries {
 class LayerObserver {
  public:
   virtual ~LayerObserver() = default;
+  // Called when the rows' own entries are in the cache and attention is next; may choose what it reads of this layer
+  // (SequenceCache::BeginView).
+  virtual Result<void> BeforeAttention(Context&, SequenceCache&, const LayerQueries&) { return Ok(); }
   // Called after a layer's attention and before its output is used further; may evict entries of that layer.
   virtual Result<void> AfterAttention(Context& cx, SequenceCache& cache, const LayerQueries& queries) = 0;
 };

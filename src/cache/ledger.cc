@@ -11,6 +11,7 @@ const char* LedgerEventName(LedgerEvent event) {
     case LedgerEvent::kAppend: return "append";
     case LedgerEvent::kEvict: return "evict";
     case LedgerEvent::kRewrite: return "rewrite";
+    case LedgerEvent::kOffload: return "offload";
     case LedgerEvent::kTransient: return "transient";
     case LedgerEvent::kMetadata: return "metadata";
   }
@@ -19,7 +20,7 @@ const char* LedgerEventName(LedgerEvent event) {
 
 void Ledger::set_recording(bool is_recording) {
   is_recording_ = is_recording;
-  last_lines_.assign(is_recording ? live_.size() : 0, {-1, -1, -1});
+  last_lines_.assign(is_recording ? live_.size() : 0, {-1, -1, -1, -1});
 }
 
 void Ledger::BeginPass(int64_t first_token, int64_t num_tokens) {
@@ -98,14 +99,30 @@ void Ledger::Rewrite(int stream, int64_t first_position, int64_t num_entries, in
   if (is_recording_) Record({LedgerEvent::kRewrite, stream, first_position, num_entries, step, new_bytes, old_bytes});
 }
 
+void Ledger::Offload(int stream, int64_t first_position, int64_t num_entries, int64_t entry_bytes, TierKind to,
+                     EvictTime time) {
+  const int64_t step = StepOf(time);
+  CACHETTE_CHECK(to != tier_ && live_[static_cast<size_t>(stream)] >= num_entries &&
+                 first_position + num_entries - 1 <= step);
+  const int64_t bytes = num_entries * entry_bytes;
+  ByteAccount& from = Account(tier_);
+  ByteAccount& into = Account(to);
+  if (step > pass_begin_) from.read_in_pass += bytes;
+  from.live -= bytes;
+  from.sum_deaths += bytes * step;
+  into.live += bytes;
+  into.sum_births += bytes * step;
+  if (is_recording_) Record({LedgerEvent::kOffload, stream, first_position, num_entries, step, bytes});
+}
+
 void Ledger::Transient(int64_t num_entries) {
   transient_ += num_entries;
   CACHETTE_CHECK(transient_ >= 0 && num_tokens_ > pass_begin_);
   pass_transient_ = std::max(pass_transient_, transient_);
 }
 
-void Ledger::SetMetadataBytes(int64_t num_bytes) {
-  ByteAccount& account = Account(tier_);
+void Ledger::SetMetadataBytes(TierKind tier, int64_t num_bytes) {
+  ByteAccount& account = Account(tier);
   account.metadata = num_bytes;
   account.pass_metadata = std::max(account.pass_metadata, num_bytes);  // between passes: BeginPass starts anew
 }

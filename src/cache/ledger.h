@@ -18,11 +18,11 @@
 namespace cachette {
 
 // Of one entry at one step, in this order.
-enum class LedgerEvent : uint8_t { kAppend, kRewrite, kEvict, kTransient, kMetadata };
+enum class LedgerEvent : uint8_t { kAppend, kRewrite, kOffload, kEvict, kTransient, kMetadata };
 const char* LedgerEventName(LedgerEvent event);
 
 // Did the attention of the pass under way still read the evicted entries? It decides the step they die at. The same
-// for entries rewritten: did it read the old bytes?
+// for entries rewritten or offloaded: did it read the old bytes?
 enum class EvictTime : uint8_t {
   kBeforeAttention,  // no: they die at the pass's first token
   kAfterAttention,   // yes: they die at the token after the pass and count in the pass's peak
@@ -35,7 +35,8 @@ struct LedgerLine {
   int32_t stream;          // layer * num_kv_heads + kv_head
   int64_t first_position;  // of the first entry
   int64_t num_entries;     // kTransient: the most of them at once
-  // kAppend: birth of the first entry, the others follow; kEvict, kRewrite: of all; kTransient: last token of the pass;
+  // kAppend: birth of the first entry, the others follow; kEvict, kRewrite, kOffload: of all; kTransient: last token of
+  // the pass;
   // kMetadata: the first one to hold this many bytes.
   int64_t step;
   int64_t bytes;          // of all; kRewrite: from step on
@@ -68,13 +69,18 @@ class Ledger {
   // Entries, area and peak are as before.
   void Rewrite(int stream, int64_t first_position, int64_t num_entries, int64_t old_bytes, int64_t new_bytes,
                EvictTime time = EvictTime::kBeforeAttention);
+  // The entries move to another tier, at the step where an eviction at this time would kill them. They live on there:
+  // entries, area and peak are as before.
+  void Offload(int stream, int64_t first_position, int64_t num_entries, int64_t entry_bytes, TierKind to,
+               EvictTime time = EvictTime::kBeforeAttention);
   // num_entries more (negative: fewer) entries, of whichever streams, that only help the pass under way: patch queries,
   // probes, rejected drafts. They have no step of their own and are gone before EndPass. Only in a pass that writes
   // tokens.
   void Transient(int64_t num_entries);
-  // What the sequence holds besides its entries from now on: score slots, digests, indexes. A pass is charged the most
-  // that it held, at all of its steps.
-  void SetMetadataBytes(int64_t num_bytes);
+  // What the sequence holds in its tier besides its entries from now on: score slots, digests, indexes, copies of
+  // entries that live elsewhere. A pass is charged the most that it held, at all of its steps.
+  void SetMetadataBytes(int64_t num_bytes) { SetMetadataBytes(tier_, num_bytes); }
+  void SetMetadataBytes(TierKind tier, int64_t num_bytes);
 
   int num_streams() const { return static_cast<int>(live_.size()); }
   int64_t num_tokens() const { return num_tokens_; }  // T so far
@@ -139,7 +145,7 @@ class Ledger {
   bool is_recording_ = false;
   std::vector<LedgerLine> lines_;
   // Per stream, the last line of each event that has a stream; -1: none. Empty unless recording.
-  std::vector<std::array<int64_t, 3>> last_lines_;
+  std::vector<std::array<int64_t, 4>> last_lines_;
   int64_t recorded_metadata_ = 0;
 };
 

@@ -7,15 +7,33 @@
 
 namespace cachette {
 
-SequenceCache::SequenceCache(Tier& tier, const CacheShape& shape)
-    : tier_(&tier), shape_(shape), ledger_(shape.num_layers * shape.num_kv_heads) {
-  streams_.reserve(static_cast<size_t>(shape.num_layers * shape.num_kv_heads));
-  for (int i = 0; i < shape.num_layers * shape.num_kv_heads; ++i)
-    streams_.emplace_back(tier, shape.format, shape.has_scores, shape.codec);
+SequenceCache::SequenceCache(Tier& tier, const CacheShape& shape, RecordStore* slow)
+    : tier_(&tier), slow_(slow), shape_(shape), ledger_(shape.num_layers * shape.num_kv_heads, tier.kind()) {
+  const int num_streams = shape.num_layers * shape.num_kv_heads;
+  streams_.reserve(static_cast<size_t>(num_streams));
+  for (int i = 0; i < num_streams; ++i) streams_.emplace_back(tier, shape.format, shape.has_scores, shape.codec);
+  if (shape.units.num_index_vectors == 0) return;
+  CACHETTE_CHECK(slow != nullptr && slow->record_bytes() == shape.format.block_bytes());
+  tables_.reserve(static_cast<size_t>(num_streams));
+  for (int i = 0; i < num_streams; ++i) tables_.emplace_back(tier, *slow, shape.format, shape.units.num_index_vectors);
+  views_.resize(static_cast<size_t>(shape.num_kv_heads));
+  guesses_.resize(static_cast<size_t>(num_streams));
+  guess_reads_.resize(static_cast<size_t>(shape.num_layers));
+}
+
+SequenceCache::~SequenceCache() {
+  if (guesses_.empty()) return;  // without units, or moved from
+  for (int layer = 0; layer < shape_.num_layers; ++layer) DropGuesses(layer);
+  EndView();
 }
 
 Result<SequenceCache> SequenceCache::Clone() const {
-  SequenceCache copy(*tier_, shape_);
+  SequenceCache copy(*tier_, shape_, slow_);
+  copy.tables_.clear();
+  for (const UnitTable& table : tables_) {
+    CACHETTE_TRY(UnitTable own, table.Clone());
+    copy.tables_.push_back(std::move(own));
+  }
   copy.streams_.clear();
   for (const HeadStream& stream : streams_) {
     CACHETTE_TRY(HeadStream own, stream.Clone());
@@ -26,10 +44,23 @@ Result<SequenceCache> SequenceCache::Clone() const {
 }
 
 size_t SequenceCache::BytesToAppend(int64_t num_tokens) const {
-  size_t new_bytes = 0;
-  for (const HeadStream& stream : streams_)
-    new_bytes += static_cast<size_t>(stream.BlocksToAppend(num_tokens)) * stream.format().block_bytes();
-  return new_bytes;
+  // With units a layer's entries leave before the next layer's come: of one layer all, of the others what stays.
+  int64_t num_blocks = 0, most_passing = 0;
+  for (int layer = 0; layer < shape_.num_layers; ++layer) {
+    int64_t passing = 0;
+    for (int head = 0; head < shape_.num_kv_heads; ++head) {
+      const int64_t appended = stream(layer, head).BlocksToAppend(num_tokens);
+      int64_t staying = appended;
+      if (has_units() && layer >= shape_.units.first_layer) {
+        const int64_t most = (shape_.units.local_entries + ops::kBlockTokens - 1) / ops::kBlockTokens;
+        staying = std::clamp<int64_t>(most - stream(layer, head).num_blocks(), 0, appended);
+      }
+      num_blocks += staying;
+      passing += appended - staying;
+    }
+    most_passing = std::max(most_passing, passing);
+  }
+  return static_cast<size_t>(num_blocks + most_passing) * shape_.format.block_bytes();
 }
 
 Result<void> SequenceCache::BeginPass(const PassInfo& pass) {

@@ -10,7 +10,9 @@
 #include "cache/head_stream.h"
 #include "cache/ledger.h"
 #include "cache/pass.h"
+#include "cache/record_store.h"
 #include "cache/tier.h"
+#include "cache/unit_table.h"
 #include "tensor/context.h"
 
 namespace cachette {
@@ -19,6 +21,13 @@ namespace cachette {
 // at attention time by their index in the list, the query by the list's length (StreamingLLM's re-rotation).
 enum class RopePositions : uint8_t { kOriginal, kCacheIndex };
 
+// What a cache needs to know of a recipe that moves entries to a slow tier.
+struct UnitShape {
+  int num_index_vectors = 0;  // of a unit; 0: entries never leave the fast tier
+  int first_layer = 0;        // layers before it keep all entries in the fast tier
+  int64_t local_entries = 0;  // that a KV head keeps in its stream between passes, at most
+};
+
 struct CacheShape {
   int num_layers = 0;
   int num_kv_heads = 0;
@@ -26,13 +35,36 @@ struct CacheShape {
   RopePositions rope_positions = RopePositions::kOriginal;
   bool has_scores = false;  // every entry carries a float of the recipe
   KvCodec codec = {};
+  UnitShape units = {};
+};
+
+// What attention reads of one KV head instead of the whole stream.
+struct AttentionView {
+  std::vector<const std::byte*> blocks;
+  std::vector<uint16_t> live_masks;  // as blocks
+  int64_t num_slots = 0;
+  void Add(const std::byte* block, uint16_t live_mask) {
+    blocks.push_back(block);
+    live_masks.push_back(live_mask);
+  }
+};
+
+// Entries that Offload wrote to the slow tier: one reference to each of consecutive records is the caller's.
+struct OffloadedEntries {
+  int64_t first_record = 0;
+  std::vector<int32_t> positions;
 };
 
 class SequenceCache {
  public:
-  SequenceCache(Tier& tier, const CacheShape& shape);
+  // slow: needed with shape.units, and outlives the cache.
+  SequenceCache(Tier& tier, const CacheShape& shape, RecordStore* slow = nullptr);
 
-  // A copy that goes its own way from here, between passes. Errors: kOutOfMemory.
+  ~SequenceCache();
+  SequenceCache(SequenceCache&&) noexcept = default;
+  SequenceCache& operator=(SequenceCache&&) = delete;
+
+  // A copy that goes its own way from here, between passes, without the guesses. Errors: kOutOfMemory.
   Result<SequenceCache> Clone() const;
 
   // Opens a pass: from here to EndPass every stream takes pass.num_tokens appended entries and pass.num_transient more
@@ -59,6 +91,66 @@ class SequenceCache {
   // kAfterAttention. Errors: as HeadStream::ReplaceByCoded.
   Result<void> EncodeTail(Context& cx, int layer);
 
+  // Moves num_entries live entries of a stream, from the first_rank-th on, to the slow tier: packed into whole blocks
+  // in order, the last one padded. The ledger hears of it. Errors: those of RecordStore; nothing has changed then.
+  Result<OffloadedEntries> Offload(int layer, int kv_head, int64_t first_rank, int64_t num_entries,
+                                   EvictTime time = EvictTime::kAfterAttention);
+
+  // Copies units into the fast tier: allocates all of them, then reads them together. Errors: kOutOfMemory, when a unit
+  // had no room (those before it are resident, none is read); those of RecordStore. The sequence must be dropped then.
+  struct UnitRef {
+    int kv_head = 0;
+    int64_t unit_idx = 0;
+  };
+  Result<void> Recall(int layer, std::span<const UnitRef> units);
+
+  // Between BeginView and EndView the layer's attention reads what is added in between: the first num_sink_blocks of
+  // each stream, what was added, the rest of the stream.
+  void BeginView(int layer, int64_t num_sink_blocks);
+  AttentionView& view(int kv_head) { return views_[static_cast<size_t>(kv_head)]; }
+  const AttentionView& view(int kv_head) const { return views_[static_cast<size_t>(kv_head)]; }
+  void ViewResident(int layer, int kv_head, int64_t unit_idx);
+  // Every unit and page of the layer: in place where the slow tier can be read so, else copied until EndView.
+  Result<void> ViewEverything(int layer);
+  void SealView();
+  void EndView();
+  bool has_view(int layer) const { return viewed_layer_ == layer; }
+  // The row that attention reads: the view where there is one, else the stream.
+  ops::KvRow AttentionRow(int layer, int kv_head) const;
+
+  // Makes units of the layer's first num_pages pending pages of a KV head: labels [num_pages * kBlockTokens] names the
+  // unit of each entry, 0, 1, ...; null: runs of run_entries neighbours, whose pages are not copied. keeps_pages: as
+  // UnitTable::SettlePending. Errors: those of RecordStore.
+  Result<void> MakeUnits(Context& cx, int layer, int kv_head, int64_t num_pages, const int32_t* labels,
+                         int64_t run_entries, bool keeps_pages);
+  // Keys of the first num_pages pending pages as f32 [num_pages * kBlockTokens][head_dim].
+  Result<void> LoadPendingKeys(Context& cx, int layer, int kv_head, int64_t num_pages, std::vector<float>& keys) const;
+
+  // Pages that may be useful at the next step: starts to copy them to the fast tier, in place of the guesses before.
+  // Without room there, fewer.
+  struct Guess {
+    Block block;
+    int32_t first_position = 0;
+    uint16_t wanted = 0;  // slots
+  };
+  struct GuessRef {
+    int kv_head = 0;
+    Page page;
+    uint16_t wanted = 0;
+  };
+  Result<void> StartGuesses(int layer, std::span<const GuessRef> guesses);
+  // Waits for what StartGuesses began.
+  Result<void> SettleGuesses(int layer);
+  std::span<const Guess> guesses(int layer, int kv_head) const { return guesses_[StreamIdx(layer, kv_head)]; }
+
+  // Books resident copies and indexes in the ledger, after they have changed.
+  void BookHeld();
+
+  bool has_units() const { return !tables_.empty(); }
+  UnitTable& units(int layer, int kv_head) { return tables_[StreamIdx(layer, kv_head)]; }
+  const UnitTable& units(int layer, int kv_head) const { return tables_[StreamIdx(layer, kv_head)]; }
+  RecordStore* slow() const { return slow_; }
+
   HeadStream& stream(int layer, int kv_head) { return streams_[StreamIdx(layer, kv_head)]; }
   const HeadStream& stream(int layer, int kv_head) const { return streams_[StreamIdx(layer, kv_head)]; }
   const CacheShape& shape() const { return shape_; }
@@ -72,11 +164,22 @@ class SequenceCache {
  private:
   size_t StreamIdx(int layer, int kv_head) const { return static_cast<size_t>(layer * shape_.num_kv_heads + kv_head); }
 
+  Result<void> AddEverythingToView(int layer);
+  void DropGuesses(int layer);
+  Result<std::vector<const std::byte*>> PendingBlocks(Context& cx, int layer, int kv_head, int64_t num_pages) const;
   void BookRewrite(int layer, int kv_head, int64_t first_slot);
 
   Tier* tier_;
+  RecordStore* slow_;
   CacheShape shape_;
-  std::vector<HeadStream> streams_;  // [num_layers][num_kv_heads]
+  std::vector<HeadStream> streams_;          // [num_layers][num_kv_heads]
+  std::vector<UnitTable> tables_;            // as streams_; empty without units
+  std::vector<std::vector<Guess>> guesses_;  // as streams_
+  std::vector<ReadTicket> guess_reads_;      // [num_layers]
+  std::vector<AttentionView> views_;         // [num_kv_heads], of viewed_layer_
+  std::vector<Block> staged_;                // that the view holds until EndView
+  int viewed_layer_ = -1;
+  int64_t num_sink_blocks_ = 0;
   Ledger ledger_;
   std::vector<int32_t> pass_positions_;  // of the pass under way, transient tokens last
   int64_t num_transient_ = 0;

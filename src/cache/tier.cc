@@ -17,6 +17,7 @@ const char* TierName(TierKind kind) {
     case TierKind::kDevice: return "device";
     case TierKind::kPinned: return "pinned";
     case TierKind::kHost: return "host";
+    case TierKind::kArena: return "arena";
     case TierKind::kDisk: return "disk";
   }
   return "unknown";

@@ -13,7 +13,8 @@
 
 namespace cachette {
 
-enum class TierKind : uint8_t { kDevice, kPinned, kHost, kDisk };
+// kArena: plain RAM outside the working set, what a slow tier is on a machine without a faster one.
+enum class TierKind : uint8_t { kDevice, kPinned, kHost, kArena, kDisk };
 const char* TierName(TierKind kind);
 
 // A block handed out by a pool. data is 64-byte aligned and valid until the last Release.

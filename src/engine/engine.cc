@@ -36,19 +36,23 @@ CacheShape Engine::ShapeFor(const Recipe& recipe) const {
           .format = kv_format_,
           .rope_positions = recipe.rope_positions(),
           .has_scores = recipe.has_running_score(),
-          .codec = recipe.codec()};
+          .codec = recipe.codec(),
+          .units = recipe.unit_shape()};
 }
 
 Result<std::shared_ptr<const Recipe>> Engine::MakeRecipe(std::string_view name,
                                                          const std::map<std::string, std::string>& options) {
   CACHETTE_TRY(Recipe recipe, Recipe::Create(name, options));
   CACHETTE_TRY(recipe.Prepare(ShapeFor(recipe)));
+  if (recipe.retrieves() && slow_tier_ == nullptr) {
+    CACHETTE_TRY(slow_tier_, RecordStore::Create(options_.slow_tier, kv_format_.block_bytes()));
+  }
   return std::shared_ptr<const Recipe>(std::make_shared<Recipe>(std::move(recipe)));
 }
 
 std::unique_ptr<Session> Engine::NewSession(std::shared_ptr<const Recipe> recipe) {
   const CacheShape shape = ShapeFor(*recipe);
-  return std::unique_ptr<Session>(new Session(*tier_, shape, std::move(recipe)));
+  return std::unique_ptr<Session>(new Session(*tier_, shape, slow_tier_.get(), std::move(recipe)));
 }
 
 Result<std::unique_ptr<Session>> Engine::Fork(const Session& session) {

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "cache/record_store.h"
 #include "cache/tier.h"
 #include "engine/options.h"
 #include "engine/session.h"
@@ -96,6 +97,7 @@ class Engine {
   // Errors: why this model has none; the model itself may still be usable with token ids.
   Result<const Tokenizer*> tokenizer();
   const Tier& kv_tier() const { return *tier_; }
+  const RecordStore* slow_tier() const { return slow_tier_.get(); }  // null until a recipe retrieves
   Context& context() { return *cx_; }
   ops::GemmDtype gemm_dtype() const { return gemm_; }
   const ops::KvFormat& kv_format() const { return kv_format_; }
@@ -121,6 +123,7 @@ class Engine {
   Transformer model_;
   std::optional<Result<Tokenizer>> tokenizer_;  // made when first asked for
   std::unique_ptr<Tier> tier_;
+  std::unique_ptr<RecordStore> slow_tier_;  // made for the first recipe that retrieves
   ops::KvFormat kv_format_;
   ops::GemmDtype gemm_ = ops::GemmDtype::kF32;
 };

@@ -18,6 +18,7 @@ struct EngineOptions {
   std::string compute = "auto";
   std::string kv_dtype = "f16";
   int64_t kv_bytes = 0;
+  std::string slow_tier = "ram";
   double rope_scale = 1.0;
 
   void VisitOptions(OptionVisitor& v) {
@@ -28,6 +29,8 @@ struct EngineOptions {
       "prefill products: auto, f32 or bf16 (bf16 inputs, f32 sums); auto: bf16 where the CPU has it");
     v(kv_dtype, "kv_dtype", "storage of KV entries: f16, f32 or bf16");
     v(kv_bytes, "kv_bytes", "most bytes of KV cache; 0: 90 % of the memory available after loading");
+    v(slow_tier, "slow_tier",
+      "where a recipe that retrieves keeps entries: ram, or disk:FOLDER (disk:FOLDER,direct past the file cache)");
     v(rope_scale, "rope_scale", "stretch RoPE linearly by this factor to go past the model's context");
   }
 };

@@ -16,13 +16,19 @@ class Session {
   const SequenceCache& cache() const { return cache_; }
   const Recipe& recipe() const { return run_.recipe(); }
   int64_t num_tokens() const { return cache_.num_tokens(); }
+  // What a recipe that retrieves did so far; null for others.
+  const RetrievalRun* retrieval() const { return run_.retrieval(); }
+  // Keeps a line per layer and decode step, for a recipe that retrieves.
+  void TraceRetrieval() {
+    if (run_.retrieval() != nullptr) run_.retrieval()->set_tracing(true);
+  }
   // Keeps the ledger's full list, which eval/ledger_file.h writes. To be called before the first token.
   void RecordLedger() { cache_.ledger().set_recording(true); }
 
  private:
   friend class Engine;
-  Session(Tier& tier, const CacheShape& shape, std::shared_ptr<const Recipe> recipe)
-      : cache_(tier, shape), run_(std::move(recipe), shape) {}
+  Session(Tier& tier, const CacheShape& shape, RecordStore* slow, std::shared_ptr<const Recipe> recipe)
+      : cache_(tier, shape, slow), run_(std::move(recipe), shape) {}
 
   Session(SequenceCache cache, RecipeRun run) : cache_(std::move(cache)), run_(std::move(run)) {}
 

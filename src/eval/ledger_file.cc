@@ -163,7 +163,8 @@ Result<void> LineReader::TakeHeader(const JsonLine& line) {
   shape_.num_layers = static_cast<int>(num_layers);
   shape_.num_kv_heads = static_cast<int>(num_kv_heads);
   const nlohmann::json tier = line.object.value("tier", nlohmann::json());
-  for (const TierKind kind : {TierKind::kDevice, TierKind::kPinned, TierKind::kHost, TierKind::kDisk}) {
+  for (const TierKind kind :
+       {TierKind::kDevice, TierKind::kPinned, TierKind::kHost, TierKind::kArena, TierKind::kDisk}) {
     if (tier != TierName(kind)) continue;
     shape_.tier = kind;
     has_header_ = true;

@@ -119,6 +119,7 @@ Result<void> Recipe::CheckCodec() const {
                 fmt::format("codec {} cannot rewrite coded entries, and recipe {} {}", name, row_->name, why));
   };
   if (options_.positions == "cache") return refuse("rotates keys again with positions=cache; use positions=original");
+  if (retrieves()) return refuse("moves them between tiers; use codec=plain");
   const Trigger* trigger = parts_.trigger.get();
   if (trigger == nullptr) return Ok();
   if (parts_.scorer == nullptr) return refuse("evicts before every pass; use codec=plain or another recipe");
@@ -140,6 +141,13 @@ std::vector<std::pair<std::string, Part*>> Recipe::PartList() const {
   add("scorer", parts_.scorer.get());
   add("select", parts_.select.get());
   add("fate", parts_.fate.get());
+  if (parts_.retrieval == nullptr) return list;
+  add("protect", parts_.retrieval->protect.get());
+  add("units", parts_.retrieval->units.get());
+  add("output_units", parts_.retrieval->output_units.get());
+  add("index", parts_.retrieval->index.get());
+  add("trigger", parts_.retrieval->trigger.get());
+  add("working_set", parts_.retrieval->working_set.get());
   return list;
 }
 
@@ -170,6 +178,7 @@ Result<void> Recipe::SettlePlaces() {
     return Fail(Error::kInvalidArgument,
                 fmt::format("keep_fraction {} is outside (0, 1]: it is the fraction that stays", keep_fraction));
   if (keep_extra < 0) return Fail(Error::kInvalidArgument, fmt::format("keep_extra {} must be 0 or more", keep_extra));
+  if (retrieves()) CACHETTE_TRY(SettleRetrieval());
   if (parts_.scorer == nullptr) {
     if (keep_fraction > 0.0 || keep_extra > 0)
       return Fail(Error::kInvalidArgument,
@@ -197,6 +206,30 @@ Result<void> Recipe::SettlePlaces() {
                             "--budget or lower the sinks, the recent window or the scorer's window",
                             options_.budget, least, name));
   return Ok();
+}
+
+// Checks what the parts of a retrieving recipe ask of each other.
+Result<void> Recipe::SettleRetrieval() {
+  const RetrievalParts& parts = *parts_.retrieval;
+  if (options_.budget == 0) options_.budget = row_->places.budget;
+  if (options_.budget < ops::kBlockTokens)
+    return Fail(Error::kInvalidArgument, fmt::format("budget {} entries is less than one block of {}; raise --budget",
+                                                     options_.budget, ops::kBlockTokens));
+  if (parts.protect->num_sinks % ops::kBlockTokens != 0)
+    return Fail(Error::kInvalidArgument, fmt::format("protect.sinks {} must be a multiple of {} with recipe {}",
+                                                     parts.protect->num_sinks, ops::kBlockTokens, row_->name));
+  CACHETTE_TRY(parts.units->Check());
+  CACHETTE_TRY(parts.output_units->Check());
+  CACHETTE_TRY(parts.index->Check());
+  return parts.trigger->Check();
+}
+
+UnitShape Recipe::unit_shape() const {
+  if (!retrieves()) return {};
+  const RetrievalParts& parts = *parts_.retrieval;
+  return {.num_index_vectors = ops::NumIndexVectors((*parts.index)->bound()),
+          .first_layer = static_cast<int>(parts.working_set->dense_layers),
+          .local_entries = parts.protect->least_entries() + 2 * ops::kBlockTokens};
 }
 
 }  // namespace cachette

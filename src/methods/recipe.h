@@ -11,6 +11,9 @@
 #include "base/options.h"
 #include "base/result.h"
 #include "methods/part.h"
+#include "methods/protects/sink_window.h"
+#include "methods/recalls/working_set.h"
+#include "methods/retrieval_part.h"
 
 namespace cachette {
 
@@ -34,6 +37,16 @@ struct RecipeOptions {
   }
 };
 
+// The parts of a recipe that retrieves; all present.
+struct RetrievalParts {
+  std::unique_ptr<SinkWindow> protect;  // what never leaves the fast tier
+  std::unique_ptr<Choice<UnitBuilder>> units;
+  std::unique_ptr<Choice<UnitBuilder>> output_units;
+  std::unique_ptr<Choice<UnitIndex>> index;
+  std::unique_ptr<Choice<RetrievalTrigger>> trigger;
+  std::unique_ptr<WorkingSet> working_set;
+};
+
 // The parts of one recipe; absent ones are null (no trigger: nothing is ever evicted).
 struct RecipeParts {
   std::unique_ptr<Trigger> trigger;
@@ -42,6 +55,7 @@ struct RecipeParts {
   std::unique_ptr<Scorer> scorer;
   std::unique_ptr<Select> select;
   std::unique_ptr<Fate> fate;
+  std::unique_ptr<RetrievalParts> retrieval = nullptr;
 };
 
 // What a user limits a recipe by when no number is given. Recipes without a scorer keep what their parts say.
@@ -64,7 +78,9 @@ struct RecipeRow {
   // Turns --budget into options of the parts; null where entries compete for the budget, and where there is none.
   Result<void> (*apply_budget)(RecipeParts&, int64_t budget);
 
-  bool takes_budget(const RecipeParts& parts) const { return apply_budget != nullptr || parts.scorer != nullptr; }
+  bool takes_budget(const RecipeParts& parts) const {
+    return apply_budget != nullptr || parts.scorer != nullptr || parts.retrieval != nullptr;
+  }
 };
 
 std::span<const RecipeRow> AllRecipes();
@@ -89,6 +105,11 @@ class Recipe {
   bool takes_budget() const { return row_->takes_budget(parts_); }
   bool has_running_score() const { return parts_.scorer != nullptr && parts_.scorer->has_running_score(); }
   int64_t num_patch_tokens() const { return parts_.trigger == nullptr ? 0 : parts_.trigger->num_patch_tokens(); }
+  bool retrieves() const { return parts_.retrieval != nullptr; }
+  // Of a recipe that retrieves: blocks of sinks, entries of the recent window, and what the cache has to know.
+  int64_t num_sink_blocks() const { return parts_.retrieval->protect->num_sinks / ops::kBlockTokens; }
+  int64_t recent_window() const { return parts_.retrieval->protect->recent_window; }
+  UnitShape unit_shape() const;
   std::vector<OptionInfo> Options() const;  // all in force, recipe's own first
   // Part kind and name, in table order: {"trigger", "every_pass"}, ...
   std::vector<std::pair<std::string, std::string>> PartNames() const;
@@ -98,6 +119,7 @@ class Recipe {
   std::vector<std::pair<std::string, Part*>> PartList() const;
   Result<void> SettlePlaces();
   Result<void> CheckCodec() const;
+  Result<void> SettleRetrieval();
 
   const RecipeRow* row_ = nullptr;
   RecipeOptions options_;

@@ -48,13 +48,16 @@ std::vector<SlotRange> SlotsOf(std::span<const RankRange> ranks, std::span<const
 RecipeRun::RecipeRun(std::shared_ptr<const Recipe> recipe, const CacheShape& shape)
     : recipe_(std::move(recipe)), num_layers_(shape.num_layers) {
   const size_t num_streams = static_cast<size_t>(shape.num_layers) * static_cast<size_t>(shape.num_kv_heads);
+  if (recipe_->retrieves()) retrieval_.emplace(recipe_, shape);
   rings_.resize(static_cast<size_t>(shape.num_layers));
   kept_of_prompt_.assign(num_streams, std::numeric_limits<int64_t>::max());
   choices_.resize(static_cast<size_t>(shape.num_kv_heads));
   choice_sizes_.resize(static_cast<size_t>(shape.num_kv_heads));
 }
 
-bool RecipeRun::observes() const { return recipe_->parts().scorer != nullptr || recipe_->codec().bits > 0; }
+bool RecipeRun::observes() const {
+  return recipe_->parts().scorer != nullptr || recipe_->codec().bits > 0 || retrieval_.has_value();
+}
 
 void RecipeRun::BeforePass(Context&, SequenceCache& cache, const PassInfo& pass) {
   if (pass.phase == Phase::kPrefill) {
@@ -65,6 +68,7 @@ void RecipeRun::BeforePass(Context&, SequenceCache& cache, const PassInfo& pass)
     is_in_prompt_ = false;
   }
   moment_.pass = pass;
+  if (retrieval_.has_value()) retrieval_->BeforePass(pass);
   const Trigger* trigger = recipe_->parts().trigger.get();
   if (trigger == nullptr || !trigger->FiresBefore(pass)) return;
   for (int layer = 0; layer < num_layers_; ++layer) {
@@ -77,7 +81,12 @@ void RecipeRun::BeforePass(Context&, SequenceCache& cache, const PassInfo& pass)
   }
 }
 
+Result<void> RecipeRun::BeforeAttention(Context& cx, SequenceCache& cache, const LayerQueries& queries) {
+  return retrieval_.has_value() ? retrieval_->BeforeAttention(cx, cache, queries) : Ok();
+}
+
 Result<void> RecipeRun::AfterAttention(Context& cx, SequenceCache& cache, const LayerQueries& queries) {
+  if (retrieval_.has_value()) return retrieval_->AfterAttention(cx, cache, queries);
   if (recipe_->parts().scorer != nullptr) CACHETTE_TRY(EvictAfter(cx, cache, queries));
   return MayEncode() ? cache.EncodeTail(cx, queries.layer) : Ok();
 }

@@ -5,11 +5,13 @@
 #include <cstdint>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "cache/layer_observer.h"
 #include "methods/recipe.h"
+#include "methods/retrieval_run.h"
 
 namespace cachette {
 
@@ -20,11 +22,17 @@ class RecipeRun final : public LayerObserver {
   // Opens a pass: evicts what the recipe drops before it, and remembers it for AfterAttention.
   void BeforePass(Context& cx, SequenceCache& cache, const PassInfo& pass);
 
+  // A recipe that retrieves chooses what attention reads.
+  Result<void> BeforeAttention(Context& cx, SequenceCache& cache, const LayerQueries& queries) override;
+
   // Observes and, when the trigger fires, evicts from the layer; takes its transient entries back in any case. With a
   // codec, encodes the layer's older entries once the recipe has had its say on them.
   Result<void> AfterAttention(Context& cx, SequenceCache& cache, const LayerQueries& queries) override;
 
   const Recipe& recipe() const { return *recipe_; }
+  // Null unless the recipe retrieves.
+  RetrievalRun* retrieval() { return retrieval_.has_value() ? &*retrieval_ : nullptr; }
+  const RetrievalRun* retrieval() const { return retrieval_.has_value() ? &*retrieval_ : nullptr; }
   // Does AfterAttention have anything to do? If not, the forward pass need not call it.
   bool observes() const;
 
@@ -59,6 +67,7 @@ class RecipeRun final : public LayerObserver {
   std::vector<int64_t> NumKept(int layer, const Contest& contest) const;
 
   std::shared_ptr<const Recipe> recipe_;
+  std::optional<RetrievalRun> retrieval_;
   int num_layers_;
   Moment moment_;
   int64_t prompt_begin_ = 0;                     // first token of the prompt that is, or was last, prefilled

@@ -11,6 +11,9 @@
 #include "methods/allocators/pyramid.h"
 #include "methods/allocators/uniform.h"
 #include "methods/fates/drop.h"
+#include "methods/indexes/cuboid_mean.h"
+#include "methods/indexes/mean_key.h"
+#include "methods/indexes/min_max.h"
 #include "methods/protects/recent_share.h"
 #include "methods/protects/sink_window.h"
 #include "methods/recipe.h"
@@ -21,8 +24,15 @@
 #include "methods/scorers/redundancy.h"
 #include "methods/scorers/window_attention.h"
 #include "methods/selects/top_chunks.h"
+#include "methods/triggers/coverage.h"
 #include "methods/triggers/every_pass.h"
+#include "methods/triggers/every_step.h"
 #include "methods/triggers/eviction_schedule.h"
+#include "methods/triggers/query_cosine.h"
+#include "methods/triggers/stride.h"
+#include "methods/units/clusters.h"
+#include "methods/units/pages.h"
+#include "methods/units/segments.h"
 
 namespace cachette {
 namespace {
@@ -62,13 +72,62 @@ RecipeParts Streamed(std::unique_ptr<Allocator> allocator) {
           .fate = std::make_unique<Drop>()};
 }
 
+// What distinguishes one recipe that retrieves from another: all have the same parts, so every cross is an option away.
+struct RetrievalDefaults {
+  const char* units;  // of the prompt
+  const char* output_units;
+  const char* index;
+  const char* trigger;
+  int64_t page_entries = 16;
+  Clusters::Defaults clusters = {};
+  double least_coverage = 0.8;
+  WorkingSet::Defaults working_set = {};
+};
+
+RecipeParts Retrieved(const RetrievalDefaults& d) {
+  const auto builders = [&](bool is_output) {
+    std::vector<std::unique_ptr<UnitBuilder>> list;
+    list.push_back(std::make_unique<Pages>(d.page_entries));
+    list.push_back(std::make_unique<Clusters>(d.clusters));
+    if (is_output) list.push_back(std::make_unique<Segments>());
+    return list;
+  };
+  std::vector<std::unique_ptr<UnitIndex>> indexes;
+  indexes.push_back(std::make_unique<MinMax>());
+  indexes.push_back(std::make_unique<CuboidMean>());
+  indexes.push_back(std::make_unique<MeanKey>(ops::GroupReduce::kMean));
+  indexes.push_back(std::make_unique<MeanKey>(ops::GroupReduce::kMeanSoftmax));
+  std::vector<std::unique_ptr<RetrievalTrigger>> triggers;
+  triggers.push_back(std::make_unique<EveryStep>());
+  triggers.push_back(std::make_unique<Stride>());
+  triggers.push_back(std::make_unique<QueryCosine>(QueryCosine::Against::kPrevious));
+  triggers.push_back(std::make_unique<QueryCosine>(QueryCosine::Against::kLast));
+  triggers.push_back(std::make_unique<Coverage>(d.least_coverage));
+  RecipeParts parts;
+  parts.retrieval = std::make_unique<RetrievalParts>();
+  parts.retrieval->protect = std::make_unique<SinkWindow>(16, 128);
+  parts.retrieval->units = std::make_unique<Choice<UnitBuilder>>(
+      "what of the prompt is retrieved together: pages or clusters", d.units, builders(false));
+  parts.retrieval->output_units = std::make_unique<Choice<UnitBuilder>>(
+      "what of the output is retrieved together: pages, clusters or segments", d.output_units, builders(true));
+  parts.retrieval->index = std::make_unique<Choice<UnitIndex>>(
+      "what stands for a unit: min_max, cuboid_mean, mean_key or mean_key_softmax", d.index, std::move(indexes));
+  parts.retrieval->trigger = std::make_unique<Choice<RetrievalTrigger>>(
+      "when the working set is chosen anew: every, stride, prev, last or coverage", d.trigger, std::move(triggers));
+  parts.retrieval->working_set = std::make_unique<WorkingSet>(d.working_set);
+  return parts;
+}
+
 constexpr const char* kPromptLosers = "prompt entries that lose, after the prompt or after each prefill chunk";
 constexpr const char* kPromptAndOutputLosers =
     "prompt entries that lose, after the prompt or after each prefill chunk, and one entry per generated token";
 constexpr const char* kLastQueries = "the last queries of the prompt, or of each chunk";
 constexpr DefaultPlaces kQuarter = {.keep_fraction = 0.25};
 
-const std::array<RecipeRow, 12> kRows = {{
+constexpr const char* kOffloaded =
+    "nothing; entries leave the fast tier for the slow one, sinks, recent window and working set stay";
+
+const std::array<RecipeRow, 17> kRows = {{
     {.name = "full",
      .paper = "-",
      .summary = "every entry of every KV head",
@@ -210,6 +269,96 @@ const std::array<RecipeRow, 12> kRows = {{
          [] {
            return Scored(std::make_unique<RandomScore>(), std::make_unique<Uniform>(),
                          std::make_unique<SinkWindow>(4, 32));
+         },
+     .apply_budget = nullptr},
+    {.name = "quest",
+     .paper = "arXiv:2406.10774",
+     .summary = "pages whose keys may match, by their minima and maxima, chosen for every token (Quest)",
+     .needs = "the query before attention",
+     .frees = kOffloaded,
+     .deviations = "one list per KV head, the largest bound over its query heads; sinks and a recent window are always "
+                   "read; pages rest in the slow tier, where the paper leaves them in the device",
+     .allows_cache_positions = false,
+     .places = {.budget = 512},
+     .make_parts =
+         [] {
+           return Retrieved({.units = "pages",
+                             .output_units = "pages",
+                             .index = "min_max",
+                             .trigger = "every",
+                             .working_set = {.dense_layers = 2}});
+         },
+     .apply_budget = nullptr},
+    {.name = "arkvale",
+     .paper = "NeurIPS 2024 (ArkVale)",
+     .summary = "pages by a box around their keys, recalled for every token into the places of the lowest (ArkVale)",
+     .needs = "the query before attention",
+     .frees = kOffloaded,
+     .deviations = "one list per KV head instead of one for the layer; the oldest page in use goes, not the lowest "
+                   "score; sinks and recent window in entries",
+     .allows_cache_positions = false,
+     .places = {.budget = 512},
+     .make_parts =
+         [] {
+           return Retrieved({.units = "pages",
+                             .output_units = "pages",
+                             .index = "cuboid_mean",
+                             .trigger = "every",
+                             .page_entries = 32,
+                             .working_set = {.attend = "all", .selected = 0.5, .dense_layers = 2}});
+         },
+     .apply_budget = nullptr},
+    {.name = "clusterkv",
+     .paper = "arXiv:2412.03213",
+     .summary = "clusters of similar keys by the query's product with their means, chosen for every token (ClusterKV)",
+     .needs = "the query before attention",
+     .frees = kOffloaded,
+     .deviations = "one list per KV head, the mean over its query heads; k-means of cells first (two_level)",
+     .allows_cache_positions = false,
+     .places = {.budget = 512},
+     .make_parts =
+         [] {
+           return Retrieved({.units = "clusters",
+                             .output_units = "clusters",
+                             .index = "mean_key",
+                             .trigger = "every",
+                             .clusters = {.keys = 80, .cap = 0},
+                             .working_set = {.cuts_last = true, .dense_layers = 2}});
+         },
+     .apply_budget = nullptr},
+    {.name = "louis",
+     .paper = "arXiv:2510.11292",
+     .summary = "clusters of the prompt and segments of the output, chosen where the query turns (LouisKV)",
+     .needs = "the query before attention, and the previous token's",
+     .frees = kOffloaded,
+     .deviations = "tau for all layers unless calibrated per layer (cachette calibrate); k-means of cells first "
+                   "(two_level)",
+     .allows_cache_positions = false,
+     .places = {.budget = 512},
+     .make_parts =
+         [] {
+           return Retrieved(
+               {.units = "clusters", .output_units = "segments", .index = "mean_key_softmax", .trigger = "prev"});
+         },
+     .apply_budget = nullptr},
+    {.name = "louis+",
+     .paper = "arXiv:2510.11292",
+     .summary = "as louis, chosen when the working set covers too little, brought in part by part, neighbours ahead",
+     .needs = "the query before attention",
+     .frees = kOffloaded,
+     .deviations = "our composition: coverage trigger, partial refresh into a pool of two budgets, guesses of the next "
+                   "positions",
+     .allows_cache_positions = false,
+     .places = {.budget = 512},
+     .make_parts =
+         [] {
+           return Retrieved({.units = "clusters",
+                             .output_units = "pages",
+                             .index = "mean_key_softmax",
+                             .trigger = "coverage",
+                             .clusters = {.cap = 1},
+                             .least_coverage = 0.9,
+                             .working_set = {.attend = "best", .pool = 2.0, .until = 0.98, .next_keys = 4}});
          },
      .apply_budget = nullptr},
 }};

@@ -128,12 +128,13 @@ class ForwardRun {
       CACHETTE_TRY(sequence.cache->Append(cx_, layer_idx, k_ + row * kv_dim, kv_dim, v_ + row * kv_dim, kv_dim));
       row += static_cast<int64_t>(sequence.tokens.size());
     }
+    CACHETTE_TRY(ShowQueries(layer_idx, &LayerObserver::BeforeAttention));
     if (pass_.phase == Phase::kDecode) {
       AttendDecode(layer_idx);
     } else {
       AttendPrefill(layer_idx);
     }
-    CACHETTE_TRY(ShowQueries(layer_idx));
+    CACHETTE_TRY(ShowQueries(layer_idx, &LayerObserver::AfterAttention));
     Residual(layer.o, layer.o_bias, attended_, layer.post_attention_norm);
     return Ok();
   }
@@ -166,11 +167,11 @@ class ForwardRun {
     }
   }
 
-  // The row as attention reads it: the stream itself, or for kCacheIndex a scratch copy with keys rotated by rank.
+  // The row as attention reads it: the cache's own, or for kCacheIndex a scratch copy with keys rotated by rank.
   ops::KvRow AttendedRow(size_t sequence_idx, int layer_idx, int head) {
     const SequenceInput& sequence = pass_.sequences[sequence_idx];
     const HeadStream& stream = sequence.cache->stream(layer_idx, head);
-    ops::KvRow row = stream.Row();
+    ops::KvRow row = sequence.cache->AttentionRow(layer_idx, head);
     if (sequence.cache->shape().rope_positions == RopePositions::kOriginal) return row;
     const auto num_blocks = static_cast<size_t>(stream.num_blocks());
     const std::span<int32_t> ranks = cx_.scratch().Array<int32_t>(static_cast<size_t>(stream.num_slots()));
@@ -239,13 +240,14 @@ class ForwardRun {
     }
   }
 
-  Result<void> ShowQueries(int layer_idx) {
+  Result<void> ShowQueries(int layer_idx,
+                           Result<void> (LayerObserver::*moment)(Context&, SequenceCache&, const LayerQueries&)) {
     const int64_t q_dim = static_cast<int64_t>(config_.num_q_heads) * config_.head_dim;
     int64_t first_row = 0;
     for (const SequenceInput& sequence : pass_.sequences) {
       const auto num_rows = static_cast<int64_t>(sequence.tokens.size());
       if (sequence.observer != nullptr)
-        CACHETTE_TRY(sequence.observer->AfterAttention(
+        CACHETTE_TRY((sequence.observer->*moment)(
             cx_, *sequence.cache,
             {.layer = layer_idx,
              .q = q_ + first_row * q_dim,

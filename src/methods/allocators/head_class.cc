@@ -3,44 +3,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
-#include <fstream>
 #include <numeric>
-#include <string_view>
+
+#include "methods/number_rows.h"
 
 namespace cachette {
-namespace {
-
-// Rows of numbers; blank lines and lines starting with '#' do not count.
-Result<std::vector<std::vector<double>>> ReadRows(const std::string& path) {
-  std::ifstream file(path);
-  if (!file) return Fail(Error::kNotFound, fmt::format("mask file {} cannot be read", path));
-  std::vector<std::vector<double>> rows;
-  std::string line;
-  for (int line_number = 1; std::getline(file, line); ++line_number) {
-    for (char& c : line)
-      if (c == '\t' || c == ',' || c == '\r') c = ' ';
-    const size_t first = line.find_first_not_of(' ');
-    if (first == std::string::npos || line[first] == '#') continue;
-    std::vector<double>& row = rows.emplace_back();
-    const char* p = line.data() + first;
-    const char* end = line.data() + line.size();
-    while (p < end) {
-      double value = 0;
-      const auto [next, status] = std::from_chars(p, end, value);
-      if (status != std::errc() || !(value >= 0.0 && value <= 1.0) || (next < end && *next != ' '))
-        return Fail(Error::kCorrupt,
-                    fmt::format("mask file {} line {}: '{}' is not a number in [0, 1]", path, line_number,
-                                std::string_view(p, static_cast<size_t>(end - p)).substr(0, 20)));
-      row.push_back(value);
-      p = std::find_if(next, end, [](char c) { return c != ' '; });
-    }
-  }
-  return rows;
-}
-
-}  // namespace
 
 void HeadClass::VisitOptions(OptionVisitor& v) {
   v(mask_file, "mask_file", "file with one number in [0, 1] per layer (line) and KV head (column)");
@@ -54,7 +22,7 @@ Result<void> HeadClass::Prepare(const CacheShape& shape) {
                 "this recipe needs --allocator.mask_file with one number per layer and KV head");
   if (!(head_sparsity <= 1.0))
     return Fail(Error::kInvalidArgument, fmt::format("allocator.head_sparsity {} must be at most 1", head_sparsity));
-  CACHETTE_TRY(const auto rows, ReadRows(mask_file));
+  CACHETTE_TRY(const auto rows, ReadNumberRows("mask file", mask_file, 0.0, 1.0));
   std::vector<double> alphas;
   for (const std::vector<double>& row : rows) {
     if (static_cast<int>(row.size()) != shape.num_kv_heads)

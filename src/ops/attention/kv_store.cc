@@ -60,6 +60,15 @@ void LoadEntry(const KvFormat& format, const std::byte* const* blocks, int64_t s
   }
 }
 
+void LoadKeys(const KvFormat& format, std::span<const std::byte* const> blocks, float* keys) {
+  for (const std::byte* block : blocks) {
+    for (int d = 0; d < format.head_dim; ++d)
+      for (int slot = 0; slot < kBlockTokens; ++slot)
+        keys[slot * format.head_dim + d] = ElementAt(format.dtype, block, d * kBlockTokens + slot);
+    keys += kBlockTokens * format.head_dim;
+  }
+}
+
 void CopyEntry(const KvFormat& format, const std::byte* const* from_blocks, int64_t from_slot,
                std::byte* const* to_blocks, int64_t to_slot) {
   const size_t e = format.element_bytes();

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "ops/attention/kv_view.h"
 
@@ -14,6 +15,9 @@ void StoreEntries(const KvFormat& format, std::byte* const* blocks, int64_t firs
 
 // Reads the entry in slot_idx back as f32: key [head_dim], value [head_dim]; either may be null.
 void LoadEntry(const KvFormat& format, const std::byte* const* blocks, int64_t slot_idx, float* key, float* value);
+
+// Reads the keys of whole blocks back as f32: keys [blocks.size() * kBlockTokens][head_dim].
+void LoadKeys(const KvFormat& format, std::span<const std::byte* const> blocks, float* keys);
 
 // Copies the entry in slot from_slot to to_slot, within or between block lists of the same format, bit for bit.
 void CopyEntry(const KvFormat& format, const std::byte* const* from_blocks, int64_t from_slot,

@@ -1,0 +1,530 @@
+#include "methods/retrieval_run.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <limits>
+#include <numeric>
+
+#include "ops/attention/column_sums.h"
+#include "ops/attention/kv_store.h"
+#include "ops/retrieval/best_units.h"
+
+namespace cachette {
+namespace {
+
+using ops::kBlockTokens;
+
+double Now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+// Mean over query heads of the cosine between two queries.
+float MeanCosine(const float* a, const float* b, int num_heads, int head_dim) {
+  float sum = 0;
+  for (int h = 0; h < num_heads; ++h, a += head_dim, b += head_dim) {
+    float dot = 0, aa = 0, bb = 0;
+    for (int d = 0; d < head_dim; ++d) {
+      dot += a[d] * b[d];
+      aa += a[d] * a[d];
+      bb += b[d] * b[d];
+    }
+    sum += aa > 0 && bb > 0 ? dot / std::sqrt(aa * bb) : 1.0f;
+  }
+  return sum / static_cast<float>(num_heads);
+}
+
+}  // namespace
+
+RetrievalRun::RetrievalRun(std::shared_ptr<const Recipe> recipe, const CacheShape& shape)
+    : recipe_(std::move(recipe)), num_kv_heads_(shape.num_kv_heads), head_dim_(shape.format.head_dim) {
+  layers_.resize(static_cast<size_t>(shape.num_layers));
+  for (LayerState& layer : layers_) layer.selections.resize(static_cast<size_t>(num_kv_heads_));
+  heads_.resize(static_cast<size_t>(num_kv_heads_));
+}
+
+void RetrievalRun::BeforePass(const PassInfo& pass) {
+  pass_ = pass;
+  if (pass.phase == Phase::kDecode) ++stats_.num_steps;
+}
+
+// A layer whose own window bounds its cache already keeps its entries.
+bool RetrievalRun::Retrieves(const SequenceCache&, const LayerQueries& queries) const {
+  return queries.layer >= recipe_->parts().retrieval->working_set->dense_layers && queries.attention_window == 0;
+}
+
+Result<void> RetrievalRun::BeforeAttention(Context& cx, SequenceCache& cache, const LayerQueries& queries) {
+  if (!Retrieves(cache, queries)) return Ok();
+  if (pass_.phase == Phase::kDecode) {
+    const double start = Now();
+    const double recall_before = stats_.recall_seconds;
+    CACHETTE_TRY(DecodeView(cx, cache, queries));
+    attention_start_ = Now();
+    stats_.select_seconds += attention_start_ - start - (stats_.recall_seconds - recall_before);
+    return Ok();
+  }
+  if (cache.units(queries.layer, 0).num_entries() == 0) return Ok();
+  cache.BeginView(queries.layer, recipe_->num_sink_blocks());
+  CACHETTE_TRY(cache.ViewEverything(queries.layer));
+  cache.SealView();
+  return Ok();
+}
+
+Result<void> RetrievalRun::AfterAttention(Context& cx, SequenceCache& cache, const LayerQueries& queries) {
+  if (!Retrieves(cache, queries)) return Ok();
+  const double start = Now();
+  if (pass_.phase == Phase::kDecode) {
+    if (cache.has_view(queries.layer)) stats_.attention_seconds += start - attention_start_;
+    if (is_retrieving_ && recipe_->parts().retrieval->working_set->next_keys > 0)
+      CACHETTE_TRY(Guess(cx, cache, queries));
+    is_retrieving_ = false;
+    cache.EndView();
+    CACHETTE_TRY(CloseOutput(cx, cache, queries.layer));
+    stats_.close_seconds += Now() - start;
+  } else {
+    cache.EndView();
+    CACHETTE_TRY(OffloadPrompt(cx, cache, queries.layer));
+    stats_.build_seconds += Now() - start;
+  }
+  if (queries.layer + 1 == static_cast<int>(layers_.size())) {
+    cache.BookHeld();
+    int64_t resident = 0;
+    for (int layer = 0; layer <= queries.layer; ++layer)
+      for (int head = 0; head < num_kv_heads_; ++head)
+        resident +=
+            cache.units(layer, head).resident_blocks() + static_cast<int64_t>(cache.guesses(layer, head).size());
+    stats_.resident_peak_bytes =
+        std::max(stats_.resident_peak_bytes, resident * static_cast<int64_t>(cache.shape().format.block_bytes()));
+  }
+  return Ok();
+}
+
+// ---- decode ----------------------------------------------------------------------------------------------------
+
+Result<void> RetrievalRun::DecodeView(Context& cx, SequenceCache& cache, const LayerQueries& queries) {
+  const int layer = queries.layer;
+  if (cache.units(layer, 0).num_units() == 0) return Ok();  // the stream holds everything
+  const RetrievalParts& parts = *recipe_->parts().retrieval;
+  const WorkingSet& working_set = *parts.working_set;
+  const RetrievalTrigger& trigger = **parts.trigger;
+  LayerState& state = layers_[static_cast<size_t>(layer)];
+  ++stats_.num_layer_steps;
+  if (working_set.next_keys > 0) {
+    const double start = Now();
+    CACHETTE_TRY(cache.SettleGuesses(layer));
+    stats_.recall_seconds += Now() - start;
+  }
+  RetrievalMoment moment{.layer = layer, .steps_since = pass_.first_token - state.last_retrieval};
+  const int num_q_heads = num_kv_heads_ * queries.group_size;
+  if (trigger.needs_cosines() || is_tracing_) {
+    if (!state.previous_q.empty())
+      moment.cosine_previous = MeanCosine(queries.q, state.previous_q.data(), num_q_heads, head_dim_);
+    if (!state.retrieval_q.empty())
+      moment.cosine_last = MeanCosine(queries.q, state.retrieval_q.data(), num_q_heads, head_dim_);
+    state.previous_q.assign(queries.q, queries.q + num_q_heads * head_dim_);
+  }
+  bool is_ranked = trigger.needs_coverage() || working_set.attend == "best" || is_tracing_;
+  if (is_ranked) {
+    ScoreHeads(cx, cache, queries);
+    double resident = 0, best = 0;
+    for (const HeadStep& head : heads_) {
+      resident += head.resident_weight;
+      best += head.best_weight;
+    }
+    moment.coverage = best > 0 ? static_cast<float>(resident / best) : 1.0f;
+  }
+  is_retrieving_ = !state.has_selection || trigger.Fires(moment);
+  if (is_retrieving_) {
+    if (!is_ranked) ScoreHeads(cx, cache, queries);
+    if (is_tracing_)
+      trace_.push_back(
+          {pass_.first_token, layer, moment.cosine_previous, moment.cosine_last, moment.coverage, true, {}});
+    CACHETTE_TRY(Retrieve(cache, layer));
+    state.has_selection = true;
+    state.last_retrieval = pass_.first_token;
+    state.boundaries.push_back(static_cast<int32_t>(pass_.first_token));
+    if (trigger.needs_cosines() || is_tracing_)
+      state.retrieval_q.assign(queries.q, queries.q + num_q_heads * head_dim_);
+  } else if (is_tracing_) {
+    trace_.push_back(
+        {pass_.first_token, layer, moment.cosine_previous, moment.cosine_last, moment.coverage, false, {}});
+  }
+  cache.BeginView(layer, recipe_->num_sink_blocks());
+  for (int head = 0; head < num_kv_heads_; ++head) {
+    Selection& selection = state.selections[static_cast<size_t>(head)];
+    if (working_set.attend != "selection") ChooseAttended(cache, layer, head, selection);
+    for (const int32_t unit_idx : selection.units) cache.ViewResident(layer, head, unit_idx);
+    if (selection.last_entries > 0) {  // only a part of the last unit
+      AttentionView& view = cache.view(head);
+      const int64_t num_blocks = cache.units(layer, head).unit(selection.units.back()).num_blocks;
+      for (int64_t b = 0; b < num_blocks; ++b)
+        view.live_masks[view.live_masks.size() - static_cast<size_t>(num_blocks - b)] =
+            UnitBlockMask(selection.last_entries, b);
+    }
+    if (working_set.next_keys > 0) ViewGuesses(cache, layer, head);
+  }
+  cache.SealView();
+  return Ok();
+}
+
+// Weights of all units of all KV heads, and the best of them within the budget.
+void RetrievalRun::ScoreHeads(Context& cx, SequenceCache& cache, const LayerQueries& queries) {
+  const RetrievalParts& parts = *recipe_->parts().retrieval;
+  const UnitIndex& index = **parts.index;
+  // Shares of weight need weights that are shares.
+  const bool needs_shares = (*parts.trigger)->needs_coverage() || parts.working_set->until < 1.0;
+  std::vector<ops::UnitScoreRow> rows;
+  for (int head = 0; head < num_kv_heads_; ++head) {
+    const UnitTable& table = cache.units(queries.layer, head);
+    HeadStep& step = heads_[static_cast<size_t>(head)];
+    step.weights.resize(static_cast<size_t>((table.num_units() + 15) / 16 * 16));
+    rows.push_back({.index = table.index(),
+                    .num_units = table.num_units(),
+                    .q = queries.q + static_cast<int64_t>(head) * queries.group_size * head_dim_,
+                    .weights = step.weights.data()});
+  }
+  ops::ScoreUnits(cx, {.rows = rows,
+                       .bound = index.bound(),
+                       .reduce = needs_shares ? ops::GroupReduce::kMeanSoftmax : index.reduce(),
+                       .group_size = queries.group_size,
+                       .head_dim = head_dim_,
+                       .scale = queries.scale,
+                       .softcap = queries.softcap});
+  for (int head = 0; head < num_kv_heads_; ++head) RankHead(cache, queries.layer, head);
+}
+
+void RetrievalRun::RankHead(SequenceCache& cache, int layer, int head) {
+  UnitTable& table = cache.units(layer, head);
+  HeadStep& step = heads_[static_cast<size_t>(head)];
+  const std::span weights = std::span(step.weights).first(static_cast<size_t>(table.num_units()));
+  const int64_t budget = recipe_->options().budget;
+  step.best_weight = ops::TakeBestUnits(weights, table.unit_sizes(), 0, budget, step.best);
+  step.resident_weight = 0;
+  for (const int32_t unit_idx : table.residents()) step.resident_weight += weights[static_cast<size_t>(unit_idx)];
+  for (const int32_t unit_idx : step.best)
+    if (table.IsResident(unit_idx)) table.last_used(unit_idx) = pass_.first_token;
+}
+
+Result<void> RetrievalRun::Retrieve(SequenceCache& cache, int layer) {
+  const WorkingSet& working_set = *recipe_->parts().retrieval->working_set;
+  const int64_t budget = recipe_->options().budget;
+  std::vector<SequenceCache::UnitRef> missing;
+  int64_t missing_blocks = 0;
+  for (int head = 0; head < num_kv_heads_; ++head) {
+    UnitTable& table = cache.units(layer, head);
+    HeadStep& step = heads_[static_cast<size_t>(head)];
+    Selection chosen;
+    if (working_set.cuts_last) {
+      const std::span weights = std::span(step.weights).first(static_cast<size_t>(table.num_units()));
+      const std::span<const int32_t> sizes = table.unit_sizes();
+      ops::TakeBestUnits(weights, sizes, 0, budget + *std::max_element(sizes.begin(), sizes.end()), step.best);
+    }
+    const int64_t wanted = std::max<int64_t>(1, std::llround(working_set.selected * static_cast<double>(budget)));
+    int64_t num_entries = 0, incoming = 0, num_reused = 0;
+    double resident_weight = step.resident_weight;
+    for (const int32_t unit_idx : step.best) {
+      const int64_t size = table.unit(unit_idx).num_entries;
+      if (working_set.cuts_last ? num_entries >= wanted : num_entries > 0 && num_entries + size > wanted) break;
+      if (working_set.until < 1.0 && resident_weight >= working_set.until * step.best_weight) break;
+      chosen.units.push_back(unit_idx);
+      if (working_set.cuts_last && num_entries + size > wanted) chosen.last_entries = wanted - num_entries;
+      num_entries += size;
+      if (table.IsResident(unit_idx)) {
+        table.last_used(unit_idx) = pass_.first_token;
+        num_reused += size;
+        continue;
+      }
+      missing.push_back({head, unit_idx});
+      missing_blocks += table.unit(unit_idx).num_blocks;
+      incoming += size;
+      resident_weight += step.weights[static_cast<size_t>(unit_idx)];
+    }
+    stats_.entries_selected += num_entries;
+    stats_.entries_reused += num_reused;
+    stats_.entries_recalled += incoming;
+    DropForRoom(cache, layer, head, incoming);
+    // In position order, as the full cache would be read; a unit that is cut stays last.
+    std::sort(chosen.units.begin(), chosen.units.end() - (chosen.last_entries > 0 ? 1 : 0));
+    if (working_set.attend == "selection")
+      layers_[static_cast<size_t>(layer)].selections[static_cast<size_t>(head)] = std::move(chosen);
+  }
+  const auto block_bytes = static_cast<int64_t>(cache.shape().format.block_bytes());
+  for (;;) {  // the tier's limit may be tighter than the pool's
+    Result<void> room = cache.tier().CheckRoom(static_cast<size_t>(missing_blocks * block_bytes));
+    if (room.ok()) break;
+    bool has_dropped = false;
+    for (int head = 0; head < num_kv_heads_; ++head) {
+      UnitTable& table = cache.units(layer, head);
+      const int64_t before = table.resident_entries();
+      DropForRoom(cache, layer, head, std::numeric_limits<int64_t>::max() / 2);
+      has_dropped = has_dropped || table.resident_entries() < before;
+    }
+    if (!has_dropped) return room;
+  }
+  stats_.num_retrievals += 1;
+  stats_.units_recalled += static_cast<int64_t>(missing.size());
+  stats_.bytes_recalled += missing_blocks * block_bytes;
+  const double start = Now();
+  CACHETTE_TRY(cache.Recall(layer, missing));
+  stats_.recall_seconds += Now() - start;
+  for (const SequenceCache::UnitRef& ref : missing)
+    cache.units(layer, ref.kv_head).last_used(ref.unit_idx) = pass_.first_token;
+  if (is_tracing_) {
+    trace_.back().recalled.resize(static_cast<size_t>(num_kv_heads_));
+    for (const SequenceCache::UnitRef& ref : missing)
+      trace_.back().recalled[static_cast<size_t>(ref.kv_head)].push_back(
+          cache.units(layer, ref.kv_head).positions(ref.unit_idx).front());
+  }
+  return Ok();
+}
+
+// Drops resident units, the least recently useful first, until the pool has room; what is of use now stays.
+void RetrievalRun::DropForRoom(SequenceCache& cache, int layer, int head, int64_t incoming_entries) {
+  UnitTable& table = cache.units(layer, head);
+  const double budget = static_cast<double>(recipe_->options().budget);
+  const auto most = static_cast<int64_t>(recipe_->parts().retrieval->working_set->pool * budget);
+  if (table.resident_entries() + incoming_entries <= most) return;
+  std::vector<int32_t> idle;
+  for (const int32_t unit_idx : table.residents())
+    if (table.last_used(unit_idx) < pass_.first_token) idle.push_back(unit_idx);
+  std::sort(idle.begin(), idle.end(),
+            [&](int32_t a, int32_t b) { return std::pair(table.last_used(a), a) < std::pair(table.last_used(b), b); });
+  for (const int32_t unit_idx : idle) {
+    if (table.resident_entries() + incoming_entries <= most) return;
+    table.DropResident(unit_idx);
+  }
+}
+
+// Resident units for attention: all, or the best within the budget.
+void RetrievalRun::ChooseAttended(SequenceCache& cache, int layer, int head, Selection& selection) {
+  const UnitTable& table = cache.units(layer, head);
+  const std::span<const int32_t> residents = table.residents();
+  selection.units.assign(residents.begin(), residents.end());
+  const int64_t budget = recipe_->options().budget;
+  if (recipe_->parts().retrieval->working_set->attend == "best" && table.resident_entries() > budget) {
+    std::vector<float> weights;
+    std::vector<int32_t> sizes, chosen;
+    for (const int32_t unit_idx : residents) {
+      weights.push_back(heads_[static_cast<size_t>(head)].weights[static_cast<size_t>(unit_idx)]);
+      sizes.push_back(table.unit(unit_idx).num_entries);
+    }
+    ops::TakeBestUnits(weights, sizes, 0, budget, chosen);
+    selection.units.clear();
+    for (const int32_t i : chosen) selection.units.push_back(residents[static_cast<size_t>(i)]);
+  }
+  std::sort(selection.units.begin(), selection.units.end());
+}
+
+// ---- guesses: the neighbours of what is read most are likely to be read next ------------------------------------
+
+void RetrievalRun::ViewGuesses(SequenceCache& cache, int layer, int head) {
+  const UnitTable& table = cache.units(layer, head);
+  const std::vector<int32_t>& units = layers_[static_cast<size_t>(layer)].selections[static_cast<size_t>(head)].units;
+  for (const SequenceCache::Guess& guess : cache.guesses(layer, head)) {
+    uint16_t mask = 0;
+    for (int slot = 0; slot < kBlockTokens; ++slot) {
+      if (((guess.wanted >> slot) & 1) == 0) continue;
+      const auto unit_idx = static_cast<int32_t>(table.UnitOf(guess.first_position + slot));
+      if (!std::binary_search(units.begin(), units.end(), unit_idx)) mask |= static_cast<uint16_t>(1u << slot);
+    }
+    if (mask != 0) cache.view(head).Add(guess.block.data, mask);
+  }
+}
+
+Result<void> RetrievalRun::Guess(Context& cx, SequenceCache& cache, const LayerQueries& queries) {
+  const WorkingSet& working_set = *recipe_->parts().retrieval->working_set;
+  const int layer = queries.layer;
+  const ScratchScope scope(cx.scratch());
+  std::vector<int64_t> begins(static_cast<size_t>(num_kv_heads_), 0), ends;
+  for (int head = 0; head < num_kv_heads_; ++head) ends.push_back(cache.AttentionRow(layer, head).num_slots);
+  std::vector<ops::ColumnSumRow> rows;
+  for (int head = 0; head < num_kv_heads_; ++head) {
+    const auto at = static_cast<size_t>(head);
+    rows.push_back({.kv = cache.AttentionRow(layer, head),
+                    .q = queries.q + static_cast<int64_t>(head) * queries.group_size * head_dim_,
+                    .begin_slots = &begins[at],
+                    .end_slots = &ends[at],
+                    .sums = cx.scratch().Array<float>(static_cast<size_t>(queries.group_size * ends[at])).data()});
+  }
+  ops::ColumnSums(cx, {.rows = rows,
+                       .num_queries = 1,
+                       .q_stride = queries.q_stride,
+                       .group_size = queries.group_size,
+                       .head_dim = head_dim_,
+                       .scale = queries.scale,
+                       .softcap = queries.softcap});
+  std::vector<SequenceCache::GuessRef> guesses;
+  for (int head = 0; head < num_kv_heads_; ++head) {
+    const UnitTable& table = cache.units(layer, head);
+    const Selection& selection = layers_[static_cast<size_t>(layer)].selections[static_cast<size_t>(head)];
+    const ops::ColumnSumRow& row = rows[static_cast<size_t>(head)];
+    // Positions of the attended units' entries with their attention, in the order of the view.
+    std::vector<std::pair<float, int32_t>> by_attention;
+    int64_t slot = recipe_->num_sink_blocks() * kBlockTokens;
+    for (const int32_t unit_idx : selection.units) {
+      int64_t entry = 0;
+      for (const int32_t position : table.positions(unit_idx)) {
+        float sum = 0;
+        for (int g = 0; g < queries.group_size; ++g) sum += row.sums[g * row.kv.num_slots + slot + entry];
+        by_attention.emplace_back(-sum, position);
+        ++entry;
+      }
+      slot += static_cast<int64_t>(table.unit(unit_idx).num_blocks) * kBlockTokens;
+    }
+    const auto num_keys = std::min(static_cast<size_t>(working_set.next_keys), by_attention.size());
+    std::partial_sort(by_attention.begin(), by_attention.begin() + static_cast<int64_t>(num_keys), by_attention.end());
+    const size_t first_of_head = guesses.size();
+    for (size_t k = 0; k < num_keys; ++k)
+      for (int32_t p = by_attention[k].second + 1; p <= by_attention[k].second + working_set.next_positions; ++p) {
+        const Page* page = table.Find(p);
+        if (page == nullptr ||
+            std::binary_search(selection.units.begin(), selection.units.end(), static_cast<int32_t>(table.UnitOf(p))))
+          continue;
+        const auto bit = static_cast<uint16_t>(1u << (p - page->first_position));
+        const auto known =
+            std::find_if(guesses.begin() + static_cast<int64_t>(first_of_head), guesses.end(),
+                         [&](const SequenceCache::GuessRef& g) { return g.page.record == page->record; });
+        if (known != guesses.end())
+          known->wanted |= bit;
+        else
+          guesses.push_back({head, *page, bit});
+      }
+  }
+  for (const SequenceCache::GuessRef& guess : guesses) stats_.entries_recalled += __builtin_popcount(guess.wanted);
+  stats_.bytes_recalled += static_cast<int64_t>(guesses.size() * cache.shape().format.block_bytes());
+  return cache.StartGuesses(layer, guesses);
+}
+
+// ---- entries become units --------------------------------------------------------------------------------------
+
+Result<void> RetrievalRun::OffloadPrompt(Context& cx, SequenceCache& cache, int layer) {
+  const RetrievalParts& parts = *recipe_->parts().retrieval;
+  const int64_t num_sinks = recipe_->num_sink_blocks() * kBlockTokens;
+  const int64_t local = cache.stream(layer, 0).num_live() - num_sinks - recipe_->recent_window();
+  if (const int64_t num_pages = local / kBlockTokens; num_pages > 0)
+    for (int head = 0; head < num_kv_heads_; ++head) {
+      CACHETTE_TRY(const OffloadedEntries out, cache.Offload(layer, head, num_sinks, num_pages * kBlockTokens));
+      for (int64_t p = 0; p < num_pages; ++p)
+        cache.units(layer, head).AddPage({out.first_record + p, out.positions[static_cast<size_t>(p * kBlockTokens)]});
+    }
+  const UnitBuilder& builder = **parts.units;
+  const auto pending = static_cast<int64_t>(cache.units(layer, 0).pending().size());
+  const int64_t window_pages = builder.prompt_window() / kBlockTokens;
+  const int64_t ready = pass_.is_last_prefill_chunk ? pending
+                        : window_pages > 0          ? pending / window_pages * window_pages
+                                                    : 0;
+  if (ready > 0) CACHETTE_TRY(BuildUnits(cx, cache, layer, ready, builder));
+  LayerState& state = layers_[static_cast<size_t>(layer)];
+  if (pass_.is_last_prefill_chunk) {  // what follows is another text
+    state.has_selection = false;
+    state.boundaries.clear();
+  }
+  return Ok();
+}
+
+Result<void> RetrievalRun::BuildUnits(Context& cx, SequenceCache& cache, int layer, int64_t num_pages,
+                                      const UnitBuilder& builder) {
+  const int64_t num_entries = num_pages * kBlockTokens;
+  const int64_t window = builder.prompt_window() > 0 ? builder.prompt_window() : num_entries;
+  const bool keeps_pages = recipe_->parts().retrieval->working_set->next_keys > 0;
+  std::vector<std::vector<float>> keys(static_cast<size_t>(num_kv_heads_));
+  std::vector<KeyGroup> groups;  // of all heads, window by window
+  for (int head = 0; head < num_kv_heads_; ++head) {
+    std::vector<float>& of_head = keys[static_cast<size_t>(head)];
+    CACHETTE_TRY(cache.LoadPendingKeys(cx, layer, head, num_pages, of_head));
+    for (int64_t first = 0; first < num_entries; first += window)
+      groups.push_back({of_head.data() + first * head_dim_, std::min(window, num_entries - first), {}});
+  }
+  const bool is_runs = builder.run_entries() > 0;
+  if (!is_runs) builder.Group(cx, groups, head_dim_);
+  const size_t windows_per_head = groups.size() / static_cast<size_t>(num_kv_heads_);
+  for (int head = 0; head < num_kv_heads_; ++head) {
+    const std::vector<float>& of_head = keys[static_cast<size_t>(head)];
+    std::vector<int32_t> labels;
+    int32_t num_units = 0;
+    for (size_t w = 0; w < windows_per_head && !is_runs; ++w) {
+      int32_t last = -1;
+      for (const int32_t label : groups[static_cast<size_t>(head) * windows_per_head + w].labels) {
+        labels.push_back(num_units + label);
+        last = std::max(last, label);
+      }
+      num_units += last + 1;
+    }
+    UnitTable& table = cache.units(layer, head);
+    const int64_t first_unit = table.num_units();
+    CACHETTE_TRY(cache.MakeUnits(cx, layer, head, num_pages, is_runs ? nullptr : labels.data(), builder.run_entries(),
+                                 keeps_pages));
+    // Entries of the new units, unit by unit: where their keys are.
+    std::vector<int32_t> order(static_cast<size_t>(num_entries));
+    std::iota(order.begin(), order.end(), 0);
+    if (!is_runs)
+      std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
+        return labels[static_cast<size_t>(a)] < labels[static_cast<size_t>(b)];
+      });
+    const int64_t first_entry = table.unit(first_unit).first_entry;
+    cx.ParallelFor(table.num_units() - first_unit, [&](int64_t i) {
+      const Unit& unit = table.unit(first_unit + i);
+      std::vector<float> of_unit;
+      for (int64_t e = 0; e < unit.num_entries; ++e) {
+        const auto from = of_head.begin() + order[static_cast<size_t>(unit.first_entry - first_entry + e)] * head_dim_;
+        of_unit.insert(of_unit.end(), from, from + head_dim_);
+      }
+      AddIndex(cache, layer, head, first_unit + i, of_unit.data(), unit.num_entries);
+    });
+  }
+  return Ok();
+}
+
+void RetrievalRun::AddIndex(SequenceCache& cache, int layer, int head, int64_t unit_idx, const float* keys,
+                            int64_t num_keys) {
+  const UnitIndex& index = **recipe_->parts().retrieval->index;
+  std::vector<float> vectors(static_cast<size_t>(2 * head_dim_));
+  float* const second = vectors.data() + head_dim_;
+  index.Summarise(keys, num_keys, head_dim_, vectors.data(), second);
+  ops::StoreUnitVectors(index.bound(), head_dim_, cache.units(layer, head).index(), unit_idx, vectors.data(),
+                        index.bound() == ops::UnitBound::kBox ? second : nullptr);
+}
+
+Result<void> RetrievalRun::CloseOutput(Context& cx, SequenceCache& cache, int layer) {
+  const RetrievalParts& parts = *recipe_->parts().retrieval;
+  const UnitBuilder& builder = **parts.output_units;
+  const int64_t num_sinks = recipe_->num_sink_blocks() * kBlockTokens;
+  const bool keeps_pages = parts.working_set->next_keys > 0;
+  LayerState& state = layers_[static_cast<size_t>(layer)];
+  for (;;) {
+    const HeadStream& stream = cache.stream(layer, 0);
+    const int64_t num_aged = stream.num_live() - num_sinks - recipe_->recent_window();
+    if (num_aged <= 0) return Ok();
+    const int32_t first_position = stream.positions()[static_cast<size_t>(stream.SlotOfRank(num_sinks))];
+    const int64_t count =
+        builder.NumToClose({.first_position = first_position, .num_entries = num_aged, .boundaries = state.boundaries});
+    if (count == 0) return Ok();
+    for (int head = 0; head < num_kv_heads_; ++head) {
+      UnitTable& table = cache.units(layer, head);
+      const HeadStream& of_head = cache.stream(layer, head);
+      std::vector<float> keys(static_cast<size_t>(count * head_dim_));
+      const int64_t first_slot = of_head.SlotOfRank(num_sinks);
+      for (int64_t slot = first_slot, i = 0; i < count; ++slot)
+        if (of_head.IsLive(slot))
+          ops::LoadEntry(cache.shape().format, of_head.blocks(), slot, keys.data() + i++ * head_dim_, nullptr);
+      CACHETTE_TRY(const OffloadedEntries out, cache.Offload(layer, head, num_sinks, count));
+      std::vector<int64_t> records(static_cast<size_t>((count + kBlockTokens - 1) / kBlockTokens));
+      std::iota(records.begin(), records.end(), out.first_record);
+      const bool is_pages = builder.run_entries() == 0 || (keeps_pages && count % kBlockTokens == 0);
+      if (is_pages)
+        for (size_t p = 0; p < records.size(); ++p) table.AddPage({records[p], out.positions[p * kBlockTokens]});
+      if (builder.run_entries() == 0) continue;  // grouped below
+      if (is_pages) {
+        for (const int64_t record : records) cache.slow()->AddRef(record);
+        table.SettlePending(static_cast<int64_t>(records.size()), true);
+      }
+      AddIndex(cache, layer, head, table.AddUnit(out.positions, records), keys.data(), count);
+    }
+    if (builder.run_entries() == 0) CACHETTE_TRY(BuildUnits(cx, cache, layer, count / kBlockTokens, builder));
+    const auto first_kept = std::lower_bound(state.boundaries.begin(), state.boundaries.end(),
+                                             first_position + static_cast<int32_t>(count));
+    state.boundaries.erase(state.boundaries.begin(), first_kept);
+  }
+}
+
+}  // namespace cachette
