@@ -14,8 +14,11 @@
 #include "cli/interrupt.h"
 #include "cli/print_json.h"
 #include "cli/progress.h"
+#include "engine/inspect.h"
+#include "engine/load_tokenizer.h"
 #include "engine/report.h"
 #include "eval/report.h"
+#include "eval/samples.h"
 
 namespace cachette::cli {
 namespace {
@@ -29,6 +32,7 @@ struct EvalArguments {
   RecipeChoice recipe;
   std::string fidelity_file;
   std::string records_file;
+  std::string samples_file;
   bool has_tasks = false;
   bool is_json = false;
   bool is_quiet = false;
@@ -36,33 +40,32 @@ struct EvalArguments {
   bool runs_tasks() const { return has_tasks || fidelity_file.empty(); }
 };
 
-// The records file: a line for each answer as it comes, so that an interrupted run leaves what it did. What the file
-// held before goes with the first answer, not with arguments that are refused.
-class RecordsFile {
+// A line for each answer or sample as it comes, so that an interrupted run leaves what it did. What the file held
+// before goes with the first line, not with arguments that are refused.
+class LinesFile {
  public:
-  RecordsFile() = default;
-  RecordsFile(const RecordsFile&) = delete;
-  RecordsFile& operator=(const RecordsFile&) = delete;
-  ~RecordsFile() {
+  LinesFile() = default;
+  LinesFile(const LinesFile&) = delete;
+  LinesFile& operator=(const LinesFile&) = delete;
+  ~LinesFile() {
     if (file_ != nullptr) std::fclose(file_);
   }
 
   Result<void> Open(const std::string& path) {
     path_ = path;
     file_ = std::fopen(path.c_str(), "a");
-    if (file_ == nullptr)
-      return Fail(Error::kIo, fmt::format("cannot write records to {}: {}", path, std::strerror(errno)));
+    if (file_ == nullptr) return Fail(Error::kIo, fmt::format("cannot write {}: {}", path, std::strerror(errno)));
     return Ok();
   }
-  void Write(const Json& record) {
+  void Write(const Json& object) {
     if (file_ == nullptr) return;
     if (!has_begun_) has_failed_ |= ftruncate(fileno(file_), 0) != 0 && errno != EINVAL;  // a pipe has nothing to lose
     has_begun_ = true;
-    const std::string line = record.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+    const std::string line = object.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
     has_failed_ |= std::fwrite(line.data(), 1, line.size(), file_) != line.size() || std::fflush(file_) != 0;
   }
   Result<void> Check() const {
-    if (has_failed_) return Fail(Error::kIo, fmt::format("not all records could be written to {}", path_));
+    if (has_failed_) return Fail(Error::kIo, fmt::format("not all lines could be written to {}", path_));
     return Ok();
   }
 
@@ -127,7 +130,7 @@ class Eval {
 };
 
 Result<void> Eval::RunTasks() {
-  RecordsFile records;
+  LinesFile records;
   if (!arguments_.records_file.empty()) CACHETTE_TRY(records.Open(arguments_.records_file));
   AnswerProgress progress(!arguments_.is_quiet);
   EvalCallbacks callbacks;
@@ -202,6 +205,45 @@ Result<int> Eval::Run() {
   return is_cancelled_ ? kInterrupted : 0;
 }
 
+// --write-samples: needs the model's tokenizer and context, not its weights.
+Result<int> WriteSamples(const EvalArguments& arguments) {
+  if (!arguments.fidelity_file.empty() || !arguments.records_file.empty())
+    return Fail(Error::kInvalidArgument,
+                "--write-samples asks no model; leave out --fidelity and --records, or write the samples in a run of "
+                "their own");
+  CACHETTE_TRY(Validate(arguments.eval));
+  CACHETTE_TRY(const ModelFile file, OpenModelFile(arguments.engine));
+  CACHETTE_TRY(const Tokenizer tokenizer, LoadTokenizer(*file.checkpoint));
+  LinesFile lines;
+  CACHETTE_TRY(lines.Open(arguments.samples_file));
+  const std::atomic<bool>& is_cancelled = WatchInterrupt();
+  int64_t num_samples = 0, num_questions = 0, num_tokens = 0;
+  const auto write = [&](const NamedSample& named) -> Result<bool> {
+    CACHETTE_TRY(const Json line, SampleJson(named, tokenizer));
+    lines.Write(line);
+    CACHETTE_TRY(lines.Check());
+    ++num_samples;
+    num_tokens += static_cast<int64_t>(named.sample.context.size());
+    for (const Json& question : line["questions"]) {
+      ++num_questions;
+      num_tokens += static_cast<int64_t>(question["question_tokens"].size() + question["answer_tokens"].size());
+    }
+    return !is_cancelled.load(std::memory_order_relaxed);
+  };
+  CACHETTE_TRY(ForEachSample(tokenizer, file.checkpoint->config().context_tokens, arguments.engine.rope_scale,
+                             arguments.eval, write));
+  if (arguments.is_json) {
+    PrintJson({{"samples", num_samples},
+               {"questions", num_questions},
+               {"tokens", num_tokens},
+               {"is_complete", !is_cancelled.load()}});
+  } else if (!arguments.is_quiet) {
+    fmt::print(stderr, "cachette: {} samples, {} questions, {} tokens in {}\n", num_samples, num_questions, num_tokens,
+               arguments.samples_file);
+  }
+  return is_cancelled.load() ? kInterrupted : 0;
+}
+
 std::vector<std::string> SplitNames(const std::string& text) {
   std::vector<std::string> names;
   for (size_t begin = 0; begin <= text.size();) {
@@ -244,6 +286,11 @@ void AddEval(CLI::App& root, Command& chosen) {
       ->type_name("FILE")
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast)
       ->group(group);
+  app->add_option("--write-samples", arguments->samples_file,
+                  "write the samples as tokens, a line of JSON each, to this file and ask no model")
+      ->type_name("FILE")
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast)
+      ->group(group);
   const char* const fidelity_group = "Fidelity";
   app->add_option("--fidelity", arguments->fidelity_file,
                   "compare the recipe's predictions with the full cache's on this text, '-' for standard input")
@@ -255,7 +302,11 @@ void AddEval(CLI::App& root, Command& chosen) {
   app->add_flag("-q,--quiet", arguments->is_quiet, "print the results and nothing else")->group("Output");
   AddRecipeFlags(*app, arguments->recipe);
   AddEngineFlags(*app, arguments->engine);
-  app->callback([arguments, &chosen] { chosen = [arguments] { return Eval(*arguments).Run(); }; });
+  app->callback([arguments, &chosen] {
+    chosen = [arguments] {
+      return arguments->samples_file.empty() ? Eval(*arguments).Run() : WriteSamples(*arguments);
+    };
+  });
 }
 
 }  // namespace cachette::cli

@@ -139,19 +139,6 @@ int64_t MaxTokens(const Engine& engine, const Recipe& recipe) {
                                                                : engine.config().context_tokens;
 }
 
-Result<void> CheckLengths(const Engine& engine, const Recipe& recipe, const EvalOptions& options) {
-  const int64_t limit = MaxTokens(engine, recipe);
-  for (const int64_t length : options.lengths)
-    if (length > limit)
-      return Fail(
-          Error::kInvalidArgument,
-          fmt::format("a length of {} tokens passes the model's context of {}; ask for less, or stretch it with "
-                      "--rope-scale {:.1f}",
-                      length, limit,
-                      0.1 + static_cast<double>(length) * engine.options().rope_scale / static_cast<double>(limit)));
-  return Ok();
-}
-
 AnswerRecord NewRecord(const Task& task, const SampleRequest& request, const EncodedSample& sample, size_t i) {
   AnswerRecord record;
   record.id = fmt::format("{}-{}-{}-{}", task.name, request.length, request.idx, i);
@@ -195,12 +182,24 @@ Result<void> Validate(const EvalOptions& options) {
   return Ok();
 }
 
+Result<void> CheckLengths(const EvalOptions& options, int64_t max_tokens, double rope_scale) {
+  for (const int64_t length : options.lengths)
+    if (length > max_tokens)
+      return Fail(
+          Error::kInvalidArgument,
+          fmt::format("a length of {} tokens passes the model's context of {}; ask for less, or stretch it with "
+                      "--rope-scale {:.1f}",
+                      length, max_tokens,
+                      0.1 + static_cast<double>(length) * rope_scale / static_cast<double>(max_tokens)));
+  return Ok();
+}
+
 Result<EvalResult> RunEval(Engine& engine, const std::shared_ptr<const Recipe>& recipe, const EvalOptions& options,
                            const EvalCallbacks& callbacks) {
   CACHETTE_TRY(Validate(options));
   CACHETTE_TRY(const Protocol protocol, ParseProtocol(options.protocol));
   CACHETTE_TRY(const Tokenizer* const tokenizer, engine.tokenizer());
-  CACHETTE_TRY(CheckLengths(engine, *recipe, options));
+  CACHETTE_TRY(CheckLengths(options, MaxTokens(engine, *recipe), engine.options().rope_scale));
   struct Cell {
     const Task* task;
     SampleRequest request;

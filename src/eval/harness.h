@@ -83,4 +83,7 @@ Result<EvalResult> RunEval(Engine& engine, const std::shared_ptr<const Recipe>& 
 // What can be checked without a model. Errors: as RunEval.
 Result<void> Validate(const EvalOptions& options);
 
+// No length passes max_tokens, the context of a model that is stretched by rope_scale. Errors: kInvalidArgument.
+Result<void> CheckLengths(const EvalOptions& options, int64_t max_tokens, double rope_scale);
+
 }  // namespace cachette

@@ -73,6 +73,28 @@ SampleTokens Count(const Task& task, const EncodedSample& sample) {
   return most;
 }
 
+Result<EncodedSample> Draft(const Task& task, const Tokenizer& tokenizer, const SampleRequest& request,
+                            int64_t num_items) {
+  Rng rng = SampleRng(task, request);
+  return Encode(task, tokenizer, task.draft(rng, num_items, request.num_questions));
+}
+
+bool Fits(const Task& task, const SampleRequest& request, const EncodedSample& sample) {
+  const SampleTokens tokens = Count(task, sample);
+  return tokens.length <= request.length && tokens.total <= request.max_tokens;
+}
+
+Result<EncodedSample> Smallest(const Task& task, const Tokenizer& tokenizer, const SampleRequest& request) {
+  CACHETTE_TRY(EncodedSample sample, Draft(task, tokenizer, request, task.min_items(request.num_questions)));
+  if (Fits(task, request, sample)) return sample;
+  return Fail(
+      Error::kInvalidArgument,
+      fmt::format("task {} with {} question{} needs at least {} tokens ({} with its reply): more than the "
+                  "length of {} allows; raise --lengths or ask less",
+                  task.name, request.num_questions, request.num_questions == 1 ? "" : "s", Count(task, sample).length,
+                  Count(task, sample).total, std::min(request.length, request.max_tokens)));
+}
+
 }  // namespace
 
 std::span<const Task> AllTasks() {
@@ -96,35 +118,20 @@ Result<const Task*> FindTask(std::string_view name) {
 }
 
 Result<EncodedSample> MakeSample(const Task& task, const Tokenizer& tokenizer, const SampleRequest& request) {
-  const auto draft = [&](int64_t num_items) -> Result<EncodedSample> {
-    Rng rng = SampleRng(task, request);
-    return Encode(task, tokenizer, task.draft(rng, num_items, request.num_questions));
-  };
-  const auto fits = [&](const EncodedSample& sample) {
-    const SampleTokens tokens = Count(task, sample);
-    return tokens.length <= request.length && tokens.total <= request.max_tokens;
-  };
   int64_t low = task.min_items(request.num_questions);  // fits
-  CACHETTE_TRY(EncodedSample best, draft(low));
-  if (!fits(best))
-    return Fail(
-        Error::kInvalidArgument,
-        fmt::format("task {} with {} question{} needs at least {} tokens ({} with its reply): more than the "
-                    "length of {} allows; raise --lengths or ask less",
-                    task.name, request.num_questions, request.num_questions == 1 ? "" : "s", Count(task, best).length,
-                    Count(task, best).total, std::min(request.length, request.max_tokens)));
+  CACHETTE_TRY(EncodedSample best, Smallest(task, tokenizer, request));
   int64_t high = low;  // does not fit
   while (true) {
     high = 2 * high + 1;
-    CACHETTE_TRY(EncodedSample larger, draft(high));
-    if (!fits(larger)) break;
+    CACHETTE_TRY(EncodedSample larger, Draft(task, tokenizer, request, high));
+    if (!Fits(task, request, larger)) break;
     low = high;
     best = std::move(larger);
   }
   while (high - low > 1) {
     const int64_t middle = low + (high - low) / 2;
-    CACHETTE_TRY(EncodedSample other, draft(middle));
-    if (fits(other)) {
+    CACHETTE_TRY(EncodedSample other, Draft(task, tokenizer, request, middle));
+    if (Fits(task, request, other)) {
       low = middle;
       best = std::move(other);
     } else {
@@ -132,6 +139,18 @@ Result<EncodedSample> MakeSample(const Task& task, const Tokenizer& tokenizer, c
     }
   }
   return best;
+}
+
+Result<void> CheckFits(const Task& task, const Tokenizer& tokenizer, const SampleRequest& request) {
+  CACHETTE_TRY(Smallest(task, tokenizer, request));
+  return Ok();
+}
+
+Result<std::vector<int32_t>> EncodeReply(const Tokenizer& tokenizer, const Question& question) {
+  const char last = question.text.empty() ? '\n' : question.text.back();
+  const bool has_space = last == ':' || (last >= 'a' && last <= 'z');
+  return tokenizer.Encode((has_space ? " " : "") + question.answer + "\n",
+                          {.add_special = false, .parse_special = false});
 }
 
 }  // namespace cachette

@@ -77,4 +77,11 @@ struct EncodedSample {
 // The largest sample that fits. Errors: kInvalidArgument when not even the smallest does, those of Encode.
 Result<EncodedSample> MakeSample(const Task& task, const Tokenizer& tokenizer, const SampleRequest& request);
 
+// Errors: those of MakeSample, found out with its smallest draft alone.
+Result<void> CheckFits(const Task& task, const Tokenizer& tokenizer, const SampleRequest& request);
+
+// The shortest natural reply that scores 1 and shows its end: the answer, after a space where the question ends in a
+// letter or colon (so that the answer's first word is cut into tokens as in the context), and a newline.
+Result<std::vector<int32_t>> EncodeReply(const Tokenizer& tokenizer, const Question& question);
+
 }  // namespace cachette
