@@ -4,26 +4,12 @@
 #include <cstdint>
 #include <span>
 
+#include "ops/retrieval/unit_index.h"
 #include "tensor/context.h"
 
 namespace cachette::ops {
 
-// What a unit's index vectors say about q.k of its keys k.
-enum class UnitBound : uint8_t {
-  kDot,  // one vector mu (mean key, centroid): q.mu
-  kBox,  // two vectors lo, hi: sum_c max(q_c lo_c, q_c hi_c), the largest q.k of any k between them
-};
-
 inline int NumIndexVectors(UnitBound bound) { return bound == UnitBound::kBox ? 2 : 1; }
-
-// How the scores of a group's query heads become one weight per unit.
-enum class GroupReduce : uint8_t {
-  kMeanSoftmax,  // mean over the heads of the softmax over units (LouisKV): weights are >= 0 and sum to 1
-  kMean,         // mean score (ClusterKV, ArkVale; a sum ranks alike)
-  kMax,          // largest score (Quest)
-};
-
-inline constexpr int kIndexBlockUnits = 16;
 
 // Bytes of the index of num_units units, whole blocks: f16 [ceil(num_units / 16)][num_vectors][head_dim][16]. The last
 // axis is the unit, so that one register holds a channel of 16 units.
