@@ -81,7 +81,7 @@ class RecordStore {
 
   // The record's bytes where they can be read in place (RAM), valid until its last Release; null on disk.
   virtual const std::byte* InPlace(int64_t record) const = 0;
-  virtual TierKind kind() const = 0;                 // kHost or kDisk
+  virtual TierKind kind() const = 0;                 // kArena or kDisk
   virtual std::string_view reader_name() const = 0;  // "memory", "io_uring", "threads", "io_uring,direct", ...
 
   size_t record_bytes() const { return record_bytes_; }
