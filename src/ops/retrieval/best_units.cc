@@ -88,9 +88,9 @@ class Chooser {
 
 double TakeBestUnits(std::span<const float> weights, std::span<const int32_t> sizes, int32_t uniform_size,
                      int64_t budget_entries, std::vector<int32_t>& chosen) {
-  CACHETTE_CHECK(sizes.empty() ? uniform_size >= 1 : sizes.size() == weights.size());
   chosen.clear();
-  if (budget_entries <= 0) return 0.0;
+  if (budget_entries <= 0 || weights.empty()) return 0.0;
+  CACHETTE_CHECK(sizes.empty() ? uniform_size >= 1 : sizes.size() == weights.size());
   double sum = 0.0;
   Chooser chooser(weights, sizes, uniform_size, budget_entries);
   for (const uint64_t unit : chooser.Choose()) {
