@@ -629,7 +629,7 @@ def main():
         device = torch.device(arguments.device)
         if device.type == "cuda":
             torch.cuda.init()
-        torch.set_float32_matmul_precision("high")
+            torch.set_float32_matmul_precision("high")  # logits in TF32
         model = Model(arguments.model, device, torch.bfloat16 if device.type == "cuda" else torch.float32)
         if arguments.start_from:
             load_adapter(model, arguments.start_from)

@@ -115,6 +115,45 @@ TEST(Eval, RefusedArgumentsLeaveTheRecordsFileAlone) {
   EXPECT_EQ(std::string((std::istreambuf_iterator<char>(file)), {}), "of an earlier run\n");
 }
 
+TEST(Eval, WritesSamplesWithoutAskingAModel) {
+  const TempFolder folder;
+  const std::string path = folder.Write("samples.jsonl", "of an earlier run\n");
+  const std::vector<std::string> arguments = {"--tasks",     "kv,path", "--lengths", "700", "--samples",       "2",
+                                              "--questions", "3",       "--seed",    "5",   "--write-samples", path};
+  std::vector<std::string> with_json = arguments;
+  with_json.push_back("--json");
+  const ProcessResult result = RunCachette(EvalArguments(with_json));
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  int64_t num_tokens = 0, num_lines = 0;
+  std::ifstream file(path);
+  for (std::string line; std::getline(file, line); ++num_lines) {
+    const json sample = json::parse(line);
+    EXPECT_EQ(sample["task"], num_lines < 2 ? "kv" : "path");
+    EXPECT_EQ(sample["seed"], 5);
+    EXPECT_EQ(sample["questions"].size(), 3u);
+    num_tokens += static_cast<int64_t>(sample["context_tokens"].size());
+    for (const json& question : sample["questions"])
+      num_tokens += static_cast<int64_t>(question["question_tokens"].size() + question["answer_tokens"].size());
+  }
+  EXPECT_EQ(num_lines, 4);
+  EXPECT_EQ(json::parse(result.out),
+            json({{"samples", 4}, {"questions", 12}, {"tokens", num_tokens}, {"is_complete", true}}));
+  const ProcessResult plain = RunCachette(EvalArguments(arguments));
+  EXPECT_EQ(plain.out, "");
+  EXPECT_THAT(plain.err, HasSubstr("4 samples, 12 questions"));
+}
+
+TEST(Eval, RefusedArgumentsLeaveTheSamplesFileAlone) {
+  const TempFolder folder;
+  const std::string path = folder.Write("samples.jsonl", "of an earlier run\n");
+  ExpectComplaint({"--lengths", "30", "--write-samples", path}, "needs at least");
+  ExpectComplaint({"--write-samples", path, "--records", folder / "records.jsonl"},
+                  "leave out --fidelity and --records");
+  ExpectComplaint({"--write-samples", "/nowhere/samples.jsonl"}, "/nowhere/samples.jsonl");
+  std::ifstream file(path);
+  EXPECT_EQ(std::string((std::istreambuf_iterator<char>(file)), {}), "of an earlier run\n");
+}
+
 TEST(Eval, BadInputIsOneSentence) {
   ExpectComplaint({"--tasks", "kw"}, "did you mean 'kv'?");
   ExpectComplaint({"--tasks", ","}, "--tasks");
