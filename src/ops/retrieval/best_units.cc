@@ -4,6 +4,7 @@
 #include <array>
 #include <bit>
 #include <cmath>
+#include <cstddef>
 
 #include "base/result.h"
 
@@ -29,17 +30,18 @@ constexpr uint32_t kDigitMask = 2047;
 class Chooser {
  public:
   Chooser(std::span<const float> weights, std::span<const int32_t> sizes, int32_t uniform_size, int64_t budget_entries)
-      : sizes_(sizes), uniform_size_(uniform_size), left_entries_(budget_entries) {
-    pool_.reserve(weights.size());
-    for (size_t u = 0; u < weights.size(); ++u)
-      pool_.push_back((static_cast<uint64_t>(RankOf(weights[u])) << 32) | static_cast<uint64_t>(u));
-  }
+      : weights_(weights), sizes_(sizes), uniform_size_(uniform_size), left_entries_(budget_entries) {}
 
   // Rank and unit of the chosen, best first.
   const std::vector<uint64_t>& Choose() {
-    for (const int shift : kDigitShifts) {
-      if (pool_.size() <= kSortUnits) break;
-      Narrow(shift);
+    const auto unit_at = [&](size_t u) { return (static_cast<uint64_t>(RankOf(weights_[u])) << 32) | u; };
+    pool_.resize(weights_.size());
+    if (weights_.size() <= kSortUnits) {
+      for (size_t u = 0; u < pool_.size(); ++u) pool_[u] = unit_at(u);
+    } else {
+      Narrow(kDigitShifts[0], unit_at);
+      for (size_t digit = 1; digit < kDigitShifts.size() && pool_.size() > kSortUnits; ++digit)
+        Narrow(kDigitShifts[digit], [&](size_t i) { return pool_[i]; });
     }
     std::sort(chosen_.begin(), chosen_.end());
     if (pool_.size() <= kSortUnits) std::sort(pool_.begin(), pool_.end());  // else of equal rank, in order of units
@@ -58,25 +60,34 @@ class Chooser {
     chosen_.push_back(unit);
   }
 
-  // Takes the bins that fit; the pool becomes the first that does not.
-  void Narrow(int shift) {
+  // Takes the bins that fit; the pool, whose units unit_at tells, becomes the first that does not.
+  template <class UnitAt>
+  void Narrow(int shift, const UnitAt& unit_at) {
     std::array<int64_t, kDigitMask + 1> entries{};  // of the units in each bin
     const auto bin_of = [shift](uint64_t unit) { return static_cast<uint32_t>(unit >> (32 + shift)) & kDigitMask; };
-    for (const uint64_t unit : pool_) entries[bin_of(unit)] += SizeOf(unit);
+    for (size_t i = 0; i < pool_.size(); ++i) {
+      const uint64_t unit = unit_at(i);
+      entries[bin_of(unit)] += SizeOf(unit);
+    }
     uint32_t bin = 0;
     for (int64_t total = 0; bin <= kDigitMask; ++bin) {
       total += entries[bin];
       if (total > left_entries_) break;
     }
     size_t num_kept = 0;
-    for (const uint64_t unit : pool_) {
+    for (size_t i = 0; i < pool_.size(); ++i) {
+      const uint64_t unit = unit_at(i);
       const uint32_t own = bin_of(unit);
-      if (own < bin) Take(unit);
-      if (own == bin) pool_[num_kept++] = unit;
+      if (own > bin) continue;
+      if (own == bin)
+        pool_[num_kept++] = unit;
+      else
+        Take(unit);
     }
     pool_.resize(num_kept);
   }
 
+  const std::span<const float> weights_;
   const std::span<const int32_t> sizes_;
   const int64_t uniform_size_;
   int64_t left_entries_;

@@ -20,10 +20,12 @@ namespace {
 
 constexpr int64_t kMinTwoLevelClusters = 16;  // below, cells would hold a handful of clusters: one level costs no more
 constexpr int64_t kSampledKeysPerCell = 96;   // that the cells' centroids are found with
-constexpr int kPriceRounds = 4;               // of the last assignment; what is crowded then is moved key by key
+// Keys up to which misplaced ones are exchanged: it takes a look at all keys each, which the sizes of cells are not
+// worth.
+constexpr int64_t kMaxExchangeKeys = 2048;
+constexpr int kPriceRounds = 4;  // of the last assignment; what is crowded then is moved key by key
 // A price rises by more than what one more cluster's excess asks for, since others rise too, and falls again where room
 // is left. Both, like the number of rounds, are what did best on keys of SmolLM2 (docs/ops_retrieval.md).
-constexpr int64_t kMaxExchangeKeys = 2048;  // an exchange looks at all keys; cells of a problem are not worth it
 constexpr float kPriceRise = 1.4f;
 constexpr float kPriceFall = 0.8f;
 

@@ -31,11 +31,14 @@ CACHETTE_INLINE void ScoreTile(const ops::UnitScoreBlocks& p, int first_head, in
   for (int d = 0; d < head_dim; ++d)
     for (int b = 0; b < kNumBlocks; ++b) {
       const std::byte* channel = index + b * block_bytes + d * kVectorBytes;
+      // The next blocks, a line per two channels: the hardware's streams end every few kilobytes.
+      if (d % 2 == 0) _mm_prefetch(channel + kNumBlocks * block_bytes, _MM_HINT_T0);
       const F32x16 first = LoadAs<Dtype::kF16>(channel);
       if constexpr (kBound == ops::UnitBound::kDot) {
         for (int h = 0; h < kHeads; ++h) sum[h][b] = Fma(Set1(q[h * head_dim + d]), first, sum[h][b]);
       } else {  // as lo <= hi, a positive q takes hi and a negative one lo
         const F32x16 second = LoadAs<Dtype::kF16>(channel + head_dim * kVectorBytes);
+        if (d % 2 == 0) _mm_prefetch(channel + kNumBlocks * block_bytes + head_dim * kVectorBytes, _MM_HINT_T0);
         for (int h = 0; h < kHeads; ++h) {
           const F32x16 x = Set1(q[h * head_dim + d]), zero = Set1(0.0f);
           sum[h][b] = Fma(Max(x, zero), second, Fma(Min(x, zero), first, sum[h][b]));
