@@ -57,8 +57,4 @@ Result<std::unique_ptr<Checkpoint>> OpenGgufCheckpoint(const std::string& path);
 Result<std::unique_ptr<Checkpoint>> OpenSafetensorsCheckpoint(const std::string& path);
 Result<std::unique_ptr<Checkpoint>> OpenSyntheticCheckpoint(const std::string& spec);
 
-// "blk.3.attn_q.weight" for "model.layers.3.self_attn.q_proj.weight"; "" for names that no family uses.
-// has_post_norms changes the meaning of post_attention_layernorm.
-std::string CanonicalTensorName(std::string_view hf_name, bool has_post_norms);
-
 }  // namespace cachette

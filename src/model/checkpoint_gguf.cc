@@ -7,24 +7,11 @@
 
 #include "io/gguf.h"
 #include "model/checkpoint.h"
+#include "model/families.h"
 #include "ops/quant/dequantize.h"
 
 namespace cachette {
 namespace {
-
-// What an architecture name implies beyond its metadata.
-struct FamilyTraits {
-  const char* name;
-  ops::RopePairing pairing;
-  bool has_qk_norm;
-  bool is_gemma3;  // GeGLU, post norms, scaled embeddings, local layers with their own RoPE
-};
-
-constexpr FamilyTraits kFamilies[] = {
-    {"llama", ops::RopePairing::kAdjacent, false, false}, {"mistral", ops::RopePairing::kAdjacent, false, false},
-    {"qwen2", ops::RopePairing::kHalves, false, false},   {"qwen3", ops::RopePairing::kHalves, true, false},
-    {"gemma3", ops::RopePairing::kHalves, true, true},
-};
 
 class GgufCheckpoint final : public Checkpoint {
  public:
@@ -46,8 +33,8 @@ class GgufCheckpoint final : public Checkpoint {
  private:
   std::string Key(const char* suffix) const { return fmt::format("{}.{}", config_.family, suffix); }
   Result<void> ReadDims();
-  Result<void> ReadRope(const FamilyTraits& family);
-  Result<void> ReadLayers(const FamilyTraits& family);
+  Result<void> ReadRope(const Family& family);
+  Result<void> ReadLayers(const Family& family);
 
   GgufFile file_;
 };
@@ -77,9 +64,9 @@ Result<void> GgufCheckpoint::ReadDims() {
   return Ok();
 }
 
-Result<void> GgufCheckpoint::ReadRope(const FamilyTraits& family) {
+Result<void> GgufCheckpoint::ReadRope(const Family& family) {
   ops::RopeConfig& rope = config_.rope;
-  rope.pairing = family.pairing;
+  rope.pairing = family.gguf_pairing;
   CACHETTE_TRY(const int64_t rotary_dim, file_.GetInt(Key("rope.dimension_count"), config_.head_dim));
   rope.rotary_dim = static_cast<int>(rotary_dim);
   CACHETTE_TRY(const double base, file_.GetFloat(Key("rope.freq_base"), 10000.0));
@@ -115,7 +102,7 @@ Result<void> GgufCheckpoint::ReadRope(const FamilyTraits& family) {
   return Ok();
 }
 
-Result<void> GgufCheckpoint::ReadLayers(const FamilyTraits& family) {
+Result<void> GgufCheckpoint::ReadLayers(const Family& family) {
   config_.layers.resize(static_cast<size_t>(std::min(config_.num_layers, 4096)));  // ValidateConfig refuses more
   CACHETTE_TRY(const int64_t window, file_.GetInt(Key("attention.sliding_window"), 0));
   if (!family.is_gemma3) {
@@ -156,14 +143,7 @@ Result<void> GgufCheckpoint::ReadConfig() {
   CACHETTE_TRY(const std::string_view name, file_.GetString("general.name", ""));
   config_.family = architecture;
   config_.name = name;
-  const FamilyTraits* family = nullptr;
-  std::string known;
-  for (const FamilyTraits& candidate : kFamilies) {
-    if (architecture == candidate.name) family = &candidate;
-    known += fmt::format("{}{}", known.empty() ? "" : ", ", candidate.name);
-  }
-  if (family == nullptr)
-    return Fail(Error::kUnsupported, fmt::format("{}: architecture '{}' is none of {}", path_, architecture, known));
+  CACHETTE_TRY(const Family* family, FindFamily(&Family::gguf_architecture, architecture, path_));
   config_.has_qk_norm = family->has_qk_norm;
   CACHETTE_TRY(ReadDims());
   CACHETTE_TRY(ReadRope(*family));

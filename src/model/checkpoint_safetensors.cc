@@ -9,44 +9,13 @@
 #include "io/json_file.h"
 #include "io/safetensors.h"
 #include "model/checkpoint.h"
+#include "model/families.h"
 
 namespace cachette {
 namespace {
 
 using nlohmann::json;
 namespace fs = std::filesystem;
-
-// What a model_type implies beyond its fields.
-struct FamilyTraits {
-  const char* name;
-  bool has_qk_norm;
-  bool is_gemma3;  // see below
-};
-
-constexpr FamilyTraits kFamilies[] = {
-    {"llama", false, false}, {"mistral", false, false},   {"qwen2", false, false},
-    {"qwen3", true, false},  {"gemma3_text", true, true},
-};
-
-// One tensor name component after "model.layers.N.".
-struct NameRule {
-  const char* hf;
-  const char* canonical;
-};
-constexpr NameRule kLayerRules[] = {
-    {"input_layernorm", "attn_norm"},
-    {"self_attn.q_proj", "attn_q"},
-    {"self_attn.k_proj", "attn_k"},
-    {"self_attn.v_proj", "attn_v"},
-    {"self_attn.o_proj", "attn_output"},
-    {"self_attn.q_norm", "attn_q_norm"},
-    {"self_attn.k_norm", "attn_k_norm"},
-    {"pre_feedforward_layernorm", "ffn_norm"},
-    {"post_feedforward_layernorm", "post_ffw_norm"},
-    {"mlp.gate_proj", "ffn_gate"},
-    {"mlp.up_proj", "ffn_up"},
-    {"mlp.down_proj", "ffn_down"},
-};
 
 // A reader of typed fields with one sentence per failure.
 class Fields {
@@ -165,7 +134,7 @@ class SafetensorsCheckpoint final : public Checkpoint {
  private:
   Result<void> ReadDims(const Fields& fields);
   Result<void> ReadRope(const Fields& fields);
-  Result<void> ReadLayers(const Fields& fields, const FamilyTraits& family);
+  Result<void> ReadLayers(const Fields& fields, const Family& family);
 
   std::string folder_;
   SafetensorsFile file_;
@@ -214,7 +183,7 @@ Result<void> SafetensorsCheckpoint::ReadRope(const Fields& fields) {
   return Ok();
 }
 
-Result<void> SafetensorsCheckpoint::ReadLayers(const Fields& fields, const FamilyTraits& family) {
+Result<void> SafetensorsCheckpoint::ReadLayers(const Fields& fields, const Family& family) {
   config_.layers.resize(static_cast<size_t>(std::clamp(config_.num_layers, 0, 4096)));
   CACHETTE_TRY(const int64_t window, fields.Get<int64_t>("sliding_window", 0));
   CACHETTE_TRY(const bool uses_window, fields.Get<bool>("use_sliding_window", true));
@@ -243,14 +212,7 @@ Result<void> SafetensorsCheckpoint::ReadConfig(const json& config, const std::st
   const Fields fields(config, file);
   CACHETTE_TRY(config_.family, fields.Get<std::string>("model_type"));
   config_.name = fs::path(folder_).filename().string();
-  const FamilyTraits* family = nullptr;
-  std::string known;
-  for (const FamilyTraits& candidate : kFamilies) {
-    if (config_.family == candidate.name) family = &candidate;
-    known += fmt::format("{}{}", known.empty() ? "" : ", ", candidate.name);
-  }
-  if (family == nullptr)
-    return Fail(Error::kUnsupported, fmt::format("{}: model_type '{}' is none of {}", file, config_.family, known));
+  CACHETTE_TRY(const Family* family, FindFamily(&Family::hf_model_type, config_.family, file));
   config_.has_qk_norm = family->has_qk_norm;
   CACHETTE_TRY(ReadDims(fields));
   CACHETTE_TRY(ReadRope(fields));
@@ -280,26 +242,6 @@ Result<void> SafetensorsCheckpoint::ReadConfig(const json& config, const std::st
 }
 
 }  // namespace
-
-std::string CanonicalTensorName(std::string_view hf_name, bool has_post_norms) {
-  if (hf_name == "model.embed_tokens.weight") return "token_embd.weight";
-  if (hf_name == "model.norm.weight") return "output_norm.weight";
-  if (hf_name == "lm_head.weight") return "output.weight";
-  constexpr std::string_view kPrefix = "model.layers.";
-  if (!hf_name.starts_with(kPrefix)) return "";
-  hf_name.remove_prefix(kPrefix.size());
-  const size_t number_end = hf_name.find('.');
-  const size_t kind_begin = hf_name.rfind('.');
-  if (number_end == std::string_view::npos || number_end == 0 || kind_begin <= number_end) return "";
-  const std::string_view number = hf_name.substr(0, number_end);
-  const std::string_view middle = hf_name.substr(number_end + 1, kind_begin - number_end - 1);
-  const std::string_view kind = hf_name.substr(kind_begin + 1);  // weight or bias
-  if (middle == "post_attention_layernorm")  // the feed-forward's norm in all families but those with post norms
-    return fmt::format("blk.{}.{}.{}", number, has_post_norms ? "post_attention_norm" : "ffn_norm", kind);
-  for (const NameRule& rule : kLayerRules)
-    if (middle == rule.hf) return fmt::format("blk.{}.{}.{}", number, rule.canonical, kind);
-  return "";
-}
 
 Result<std::unique_ptr<Checkpoint>> OpenSafetensorsCheckpoint(const std::string& path) {
   std::error_code ignored;

@@ -11,6 +11,7 @@
 #include "io/json_file.h"
 #include "io/safetensors.h"
 #include "model/checkpoint.h"
+#include "model/families.h"
 #include "ops/quant/dequantize.h"
 
 namespace cachette {
