@@ -178,7 +178,7 @@ TEST(KMeans, FindsSeparateGroupsThatFillTheirClusters) {
 TEST(KMeans, TwoLevelsAndCapsCostLittleSimilarity) {
   const int head_dim = 64;
   const std::vector<float> keys = MakeKeys(4, 2000, head_dim, 100, 0.4, true);
-  const Backend& backend = *FindBackend("auto");
+  const Backend backend = *FindBackend("auto");
   const auto quality = [&](bool is_two_level, int64_t cap, int num_iterations) {
     const Result result = ClusterOne(backend, keys, 125,
                                      {.problems = {},
