@@ -220,12 +220,14 @@ Result<void> RetrievalRun::Retrieve(SequenceCache& cache, int layer) {
       ops::TakeBestUnits(weights, sizes, 0, budget + *std::max_element(sizes.begin(), sizes.end()), step.best);
     }
     const int64_t wanted = std::max<int64_t>(1, std::llround(working_set.selected * static_cast<double>(budget)));
+    // Where all units fit into the budget, nothing is gained by leaving some out.
+    const bool is_partial = working_set.until < 1.0 && static_cast<int64_t>(step.best.size()) < table.num_units();
     int64_t num_entries = 0, incoming = 0, num_reused = 0;
     double resident_weight = step.resident_weight;
     for (const int32_t unit_idx : step.best) {
       const int64_t size = table.unit(unit_idx).num_entries;
       if (working_set.cuts_last ? num_entries >= wanted : num_entries > 0 && num_entries + size > wanted) break;
-      if (working_set.until < 1.0 && resident_weight >= working_set.until * step.best_weight) break;
+      if (is_partial && resident_weight >= working_set.until * step.best_weight) break;
       chosen.units.push_back(unit_idx);
       if (working_set.cuts_last && num_entries + size > wanted) chosen.last_entries = wanted - num_entries;
       num_entries += size;
