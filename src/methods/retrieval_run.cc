@@ -8,6 +8,7 @@
 #include <limits>
 #include <numeric>
 
+#include "methods/mean_cosine.h"
 #include "ops/attention/column_sums.h"
 #include "ops/attention/kv_store.h"
 #include "ops/retrieval/best_units.h"
@@ -19,21 +20,6 @@ using ops::kBlockTokens;
 
 double Now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
-// Mean over query heads of the cosine between two queries.
-float MeanCosine(const float* a, const float* b, int num_heads, int head_dim) {
-  float sum = 0;
-  for (int h = 0; h < num_heads; ++h, a += head_dim, b += head_dim) {
-    float dot = 0, aa = 0, bb = 0;
-    for (int d = 0; d < head_dim; ++d) {
-      dot += a[d] * b[d];
-      aa += a[d] * a[d];
-      bb += b[d] * b[d];
-    }
-    sum += aa > 0 && bb > 0 ? dot / std::sqrt(aa * bb) : 1.0f;
-  }
-  return sum / static_cast<float>(num_heads);
-}
-
 }  // namespace
 
 RetrievalRun::RetrievalRun(std::shared_ptr<const Recipe> recipe, const CacheShape& shape)
@@ -41,6 +27,7 @@ RetrievalRun::RetrievalRun(std::shared_ptr<const Recipe> recipe, const CacheShap
   layers_.resize(static_cast<size_t>(shape.num_layers));
   for (LayerState& layer : layers_) layer.selections.resize(static_cast<size_t>(num_kv_heads_));
   heads_.resize(static_cast<size_t>(num_kv_heads_));
+  stats_.num_kv_heads = num_kv_heads_;
 }
 
 void RetrievalRun::BeforePass(const PassInfo& pass) {
@@ -134,20 +121,24 @@ Result<void> RetrievalRun::DecodeView(Context& cx, SequenceCache& cache, const L
     moment.coverage = best > 0 ? static_cast<float>(resident / best) : 1.0f;
   }
   is_retrieving_ = !state.has_selection || trigger.Fires(moment);
+  if (is_tracing_) {
+    trace_.push_back({.step = pass_.first_token,
+                      .layer = layer,
+                      .cosine_previous = moment.cosine_previous,
+                      .cosine_last = moment.cosine_last,
+                      .coverage = moment.coverage,
+                      .is_retrieval = is_retrieving_,
+                      .recalled = {},
+                      .queries = keeps_queries_ ? state.previous_q : std::vector<float>()});
+  }
   if (is_retrieving_) {
     if (!is_ranked) ScoreHeads(cx, cache, queries);
-    if (is_tracing_)
-      trace_.push_back(
-          {pass_.first_token, layer, moment.cosine_previous, moment.cosine_last, moment.coverage, true, {}});
     CACHETTE_TRY(Retrieve(cache, layer));
     state.has_selection = true;
     state.last_retrieval = pass_.first_token;
     state.boundaries.push_back(static_cast<int32_t>(pass_.first_token));
     if (trigger.needs_cosines() || is_tracing_)
       state.retrieval_q.assign(queries.q, queries.q + num_q_heads * head_dim_);
-  } else if (is_tracing_) {
-    trace_.push_back(
-        {pass_.first_token, layer, moment.cosine_previous, moment.cosine_last, moment.coverage, false, {}});
   }
   cache.BeginView(layer, recipe_->num_sink_blocks());
   for (int head = 0; head < num_kv_heads_; ++head) {
@@ -463,6 +454,7 @@ Result<void> RetrievalRun::BuildUnits(Context& cx, SequenceCache& cache, int lay
       std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
         return labels[static_cast<size_t>(a)] < labels[static_cast<size_t>(b)];
       });
+    stats_.units_made += table.num_units() - first_unit;
     const int64_t first_entry = table.unit(first_unit).first_entry;
     cx.ParallelFor(table.num_units() - first_unit, [&](int64_t i) {
       const Unit& unit = table.unit(first_unit + i);
@@ -521,6 +513,7 @@ Result<void> RetrievalRun::CloseOutput(Context& cx, SequenceCache& cache, int la
         table.SettlePending(static_cast<int64_t>(records.size()), true);
       }
       AddIndex(cache, layer, head, table.AddUnit(out.positions, records), keys.data(), count);
+      ++stats_.units_made;
     }
     if (builder.run_entries() == 0) CACHETTE_TRY(BuildUnits(cx, cache, layer, count / kBlockTokens, builder));
     const auto first_kept = std::lower_bound(state.boundaries.begin(), state.boundaries.end(),

@@ -10,26 +10,9 @@
 
 #include "cache/layer_observer.h"
 #include "methods/recipe.h"
+#include "methods/retrieval_stats.h"
 
 namespace cachette {
-
-// Sums over layers (those that retrieve) and decode steps.
-struct RetrievalStats {
-  int64_t num_steps = 0;            // decode steps
-  int64_t num_layer_steps = 0;      // of layers that had units to choose from
-  int64_t num_retrievals = 0;       // layer-steps at which the trigger fired
-  int64_t units_recalled = 0;       // over KV heads, guesses not counted
-  int64_t entries_recalled = 0;     // over KV heads, guesses included
-  int64_t bytes_recalled = 0;       // guesses included
-  int64_t entries_selected = 0;     // by retrievals, over KV heads
-  int64_t entries_reused = 0;       // of them, already resident
-  int64_t resident_peak_bytes = 0;  // of units, guesses included
-  double select_seconds = 0;        // trigger, scores, choice, view
-  double recall_seconds = 0;        // waiting for the slow tier
-  double attention_seconds = 0;     // of the layers that retrieve
-  double close_seconds = 0;         // output entries becoming units
-  double build_seconds = 0;         // prompt entries becoming units, in prefill
-};
 
 // What happened in one layer at one decode step, for replay and pictures.
 struct RetrievalTraceLine {
@@ -38,6 +21,7 @@ struct RetrievalTraceLine {
   float cosine_previous = 0, cosine_last = 0, coverage = 0;
   bool is_retrieval = false;
   std::vector<std::vector<int32_t>> recalled;  // [num_kv_heads] first positions of the units brought in
+  std::vector<float> queries;                  // [num_q_heads * head_dim] when they are kept, else empty
 };
 
 class RetrievalRun {
@@ -49,8 +33,13 @@ class RetrievalRun {
   Result<void> AfterAttention(Context& cx, SequenceCache& cache, const LayerQueries& queries);
 
   const RetrievalStats& stats() const { return stats_; }
-  // Keeps a line per layer and decode step from now on.
-  void set_tracing(bool is_tracing) { is_tracing_ = is_tracing; }
+  // A decode pass took this long.
+  void AddDecodeSeconds(double seconds) { stats_.decode_seconds += seconds; }
+  // Keeps a line per layer and decode step from now on, with the layer's queries if they are wanted.
+  void set_tracing(bool is_tracing, bool keeps_queries = false) {
+    is_tracing_ = is_tracing;
+    keeps_queries_ = keeps_queries;
+  }
   std::span<const RetrievalTraceLine> trace() const { return trace_; }
 
  private:
@@ -99,6 +88,7 @@ class RetrievalRun {
   double attention_start_ = 0;
   RetrievalStats stats_;
   bool is_tracing_ = false;
+  bool keeps_queries_ = false;  // in the trace
   std::vector<RetrievalTraceLine> trace_;
 };
 
