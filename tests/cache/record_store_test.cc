@@ -12,6 +12,7 @@
 #include <map>
 #include <set>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "base/rng.h"
@@ -289,6 +290,28 @@ TEST_P(RecordStoreTest, BatchesOfNoneOneAndMoreThanTheQueueHolds) {
   EXPECT_EQ(store.traffic().records_read, 1 + kNumRecords / 2 + kNumRecords);
   EXPECT_GT(store.traffic().read_seconds, 0.0);
   EXPECT_GT(store.traffic().write_seconds, 0.0);
+}
+
+// What a thread has asked io_uring for ends with the thread, read or not.
+TEST_P(RecordStoreTest, ABatchOutlivesTheThreadThatStartedIt) {
+  MAKE_STORE_OR_SKIP(store);
+  constexpr int64_t kNumRecords = 600;
+  for (uint64_t seed = 0; seed < kNumRecords; ++seed) MustStore(store, seed);
+  for (int round = 0; round < 5; ++round) {
+    Places places(kNumRecords / 2, kRecordBytes);
+    std::vector<RecordRead> reads;
+    for (int64_t i = 0; i < kNumRecords / 2; ++i) reads.push_back({2 * i, places.at(static_cast<size_t>(i))});
+    ReadTicket ticket;
+    std::thread([&] {
+      const auto started = store.StartRead(reads);
+      ASSERT_TRUE(started.ok()) << started.failure().message;
+      ticket = *started;
+    }).join();
+    const auto outcome = store.Wait(ticket);
+    ASSERT_TRUE(outcome.ok()) << outcome.failure().message;
+    for (const RecordRead& read : reads)
+      ASSERT_TRUE(Holds(read.to, static_cast<uint64_t>(read.record), kRecordBytes)) << read.record;
+  }
 }
 
 TEST_P(RecordStoreTest, DestructionEndsReadsUnderWay) {
