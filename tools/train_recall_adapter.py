@@ -27,6 +27,7 @@ import random
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 
 os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
@@ -83,12 +84,15 @@ def sequence_of(line):
 def make_samples(job):
     """Runs in a process of its own."""
     program, model, family, length, questions, samples, seed = job
-    command = [program, "eval", "-m", model, "-q", "--write-samples", "/dev/stdout", "--tasks", family, "--lengths",
-               str(length), "--questions", str(questions), "--samples", str(samples), "--seed", str(seed)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)} failed: {done.stderr.decode(errors='replace').strip()}")
-    sequences = [sequence_of(line) for line in done.stdout.splitlines() if line]
+    with tempfile.TemporaryDirectory() as folder:
+        file = os.path.join(folder, "samples.jsonl")
+        command = [program, "eval", "-m", model, "-q", "--write-samples", file, "--tasks", family, "--lengths",
+                   str(length), "--questions", str(questions), "--samples", str(samples), "--seed", str(seed)]
+        done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        if done.returncode != 0:
+            raise RuntimeError(f"{' '.join(command)} failed: {done.stderr.decode(errors='replace').strip()}")
+        with open(file, encoding="utf-8") as lines:
+            sequences = [sequence_of(line) for line in lines]
     return [s for s in sequences if s is not None]
 
 
@@ -364,13 +368,15 @@ class Model:
         """Whether a fused kernel takes fewer KV than query heads; where none does, they are copied."""
         try:
             q = torch.zeros(1, self.num_q_heads, 128, self.head_dim, device=self.device, dtype=self.dtype)
-            k = q[:, :self.num_kv_heads].clone()
+            q.requires_grad_()
+            k = torch.zeros_like(q[:, :self.num_kv_heads]).requires_grad_()
             if self.device.type == "cuda":
                 from torch.nn.attention import SDPBackend, sdpa_kernel
                 with sdpa_kernel([SDPBackend.FLASH_ATTENTION]):
-                    F.scaled_dot_product_attention(q, k, k, is_causal=True, enable_gqa=True)
+                    o = F.scaled_dot_product_attention(q, k, k, is_causal=True, enable_gqa=True)
             else:
-                F.scaled_dot_product_attention(q, k, k, is_causal=True, enable_gqa=True)
+                o = F.scaled_dot_product_attention(q, k, k, is_causal=True, enable_gqa=True)
+            o.sum().backward()
             return True
         except (RuntimeError, TypeError, ImportError):
             return False
