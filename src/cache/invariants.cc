@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <map>
+#include <set>
 #include <utility>
 
 #include "cache/sequence_cache.h"
@@ -60,13 +61,79 @@ void CheckStream(const HeadStream& stream, int64_t num_tokens, const std::string
     broken.push_back(fmt::format("{}: a slot past the last of {} is live", where, stream.num_slots()));
 }
 
+// Positions of sinks and recent window, of pending pages and of units have no entry in common; what is resident is
+// counted right.
+void CheckTable(const UnitTable& table, const HeadStream& stream, int64_t num_tokens, const std::string& where,
+                std::vector<std::string>& broken) {
+  std::set<int32_t> seen;
+  const auto add = [&](int32_t position, const char* place) {
+    if (position < 0 || position >= num_tokens)
+      broken.push_back(fmt::format("{}: {} holds position {} of {} tokens", where, place, position, num_tokens));
+    if (!seen.insert(position).second)
+      broken.push_back(fmt::format("{}: {} holds position {}, which stands elsewhere too", where, place, position));
+  };
+  for (int64_t slot = 0; slot < stream.num_slots(); ++slot)
+    if (stream.IsLive(slot)) add(stream.positions()[static_cast<size_t>(slot)], "the stream");
+  for (const Page& page : table.pending())
+    for (int i = 0; i < ops::kBlockTokens; ++i) add(page.first_position + i, "a pending page");
+  int64_t entries = 0, blocks = 0;
+  for (int64_t u = 0; u < table.num_units(); ++u) {
+    const Unit& unit = table.unit(u);
+    if (unit.num_blocks != (unit.num_entries + ops::kBlockTokens - 1) / ops::kBlockTokens)
+      broken.push_back(
+          fmt::format("{}: unit {} has {} entries in {} blocks", where, u, unit.num_entries, unit.num_blocks));
+    for (const int32_t position : table.positions(u)) {
+      add(position, "a unit");
+      if (table.UnitOf(position) != u)
+        broken.push_back(
+            fmt::format("{}: position {} of unit {} leads to unit {}", where, position, u, table.UnitOf(position)));
+    }
+    if (!table.IsResident(u)) continue;
+    entries += unit.num_entries;
+    blocks += static_cast<int64_t>(table.blocks(u).size());
+  }
+  if (entries != table.resident_entries() || blocks != table.resident_blocks())
+    broken.push_back(fmt::format("{}: counts {} resident entries in {} blocks, units show {} in {}", where,
+                                 table.resident_entries(), table.resident_blocks(), entries, blocks));
+}
+
+// Who names a record of a store. Reads under way hold references too, one per guess.
+struct RecordOwners {
+  uint32_t num_owners = 0, num_reads = 0;
+};
+using StoreOwners = std::map<const RecordStore*, std::map<int64_t, RecordOwners>>;
+
+void AddRecords(const SequenceCache& sequence, const UnitTable& table, std::span<const SequenceCache::Guess> guesses,
+                StoreOwners& stores) {
+  std::map<int64_t, RecordOwners>& of_store = stores[sequence.slow()];
+  for (int64_t u = 0; u < table.num_units(); ++u)
+    for (const int64_t record : table.records(u)) ++of_store[record].num_owners;
+  for (const Page& page : table.pages()) ++of_store[page.record].num_owners;
+  for (const SequenceCache::Guess& guess : guesses)
+    if (const Page* page = table.Find(guess.first_position)) ++of_store[page->record].num_reads;
+}
+
+void CheckRecords(const StoreOwners& stores, std::vector<std::string>& broken) {
+  for (const auto& [store, records] : stores) {
+    for (const auto& [record, owners] : records)
+      if (const uint32_t refs = store->ref_count(record);
+          refs < owners.num_owners || refs > owners.num_owners + owners.num_reads)
+        broken.push_back(fmt::format("record {}: {} owners, reference count {}", record, owners.num_owners, refs));
+    if (records.size() * store->record_bytes() != store->owned_bytes())
+      broken.push_back(fmt::format("the slow tier holds {} records, sequences name {}",
+                                   store->owned_bytes() / store->record_bytes(), records.size()));
+  }
+}
+
 }  // namespace
 
 std::vector<std::string> CheckInvariants(const Tier& tier, std::span<const SequenceCache* const> sequences) {
   std::vector<std::string> broken;
   std::map<std::pair<size_t, uint32_t>, uint32_t> owners;  // (block bytes, id) -> streams that hold it
+  StoreOwners stores;
   for (size_t s = 0; s < sequences.size(); ++s) {
     const SequenceCache& sequence = *sequences[s];
+    for (const Block& block : sequence.staged()) ++owners[{sequence.shape().format.block_bytes(), block.id}];
     int64_t live = 0, live_bytes = 0;
     for (int layer = 0; layer < sequence.shape().num_layers; ++layer) {
       for (int head = 0; head < sequence.shape().num_kv_heads; ++head) {
@@ -74,10 +141,21 @@ std::vector<std::string> CheckInvariants(const Tier& tier, std::span<const Seque
         const std::string where = fmt::format("sequence {} layer {} KV head {}", s, layer, head);
         CheckStream(stream, sequence.num_tokens(), where, broken);
         const int64_t in_ledger = sequence.ledger().live_entries(layer * sequence.shape().num_kv_heads + head);
-        if (in_ledger != stream.num_live())
-          broken.push_back(
-              fmt::format("{}: ledger has {} live entries, stream {}", where, in_ledger, stream.num_live()));
-        live += stream.num_live();
+        int64_t in_cache = stream.num_live();
+        if (sequence.has_units()) {
+          const UnitTable& table = sequence.units(layer, head);
+          const auto guesses = sequence.guesses(layer, head);
+          CheckTable(table, stream, sequence.num_tokens(), where, broken);
+          AddRecords(sequence, table, guesses, stores);
+          in_cache += table.num_entries();
+          const size_t block_bytes = stream.format().block_bytes();
+          for (const int32_t unit_idx : table.residents())
+            for (const Block& block : table.blocks(unit_idx)) ++owners[{block_bytes, block.id}];
+          for (const SequenceCache::Guess& guess : guesses) ++owners[{block_bytes, guess.block.id}];
+        }
+        if (in_ledger != in_cache)
+          broken.push_back(fmt::format("{}: ledger has {} live entries, stream {}", where, in_ledger, in_cache));
+        live += in_cache;
         live_bytes += stream.LiveBytes();
         for (int64_t b = 0; b < stream.num_blocks(); ++b) {
           const bool is_coded = b * ops::kBlockTokens < stream.num_coded_slots();
@@ -95,6 +173,7 @@ std::vector<std::string> CheckInvariants(const Tier& tier, std::span<const Seque
       broken.push_back(fmt::format("sequence {}: ledger counts {} bytes of entries, streams {}", s,
                                    sequence.ledger().live_bytes(), live_bytes));
   }
+  CheckRecords(stores, broken);
   std::map<size_t, int64_t> held;  // block bytes -> distinct blocks held by the sequences
   for (const auto& [key, count] : owners) {
     ++held[key.first];

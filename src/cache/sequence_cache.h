@@ -143,6 +143,8 @@ class SequenceCache {
   Result<void> SettleGuesses(int layer);
   std::span<const Guess> guesses(int layer, int kv_head) const { return guesses_[StreamIdx(layer, kv_head)]; }
 
+  std::span<const Block> staged() const { return staged_; }  // copies that the view holds
+
   // Books resident copies and indexes in the ledger, after they have changed.
   void BookHeld();
 
@@ -186,7 +188,8 @@ class SequenceCache {
 };
 
 // Every broken invariant of a tier and the sequences that share it, one sentence each; empty when all hold:
-// free + owned = total per pool, no block owned twice, live slots in position order, ledger = streams = bytes held.
+// free + owned = total per pool, no block owned twice, live slots in position order, ledger = streams and units = bytes
+// held, entries in one place each, records referenced as often as they are named. Record stores: those of the sequences.
 std::vector<std::string> CheckInvariants(const Tier& tier, std::span<const SequenceCache* const> sequences);
 
 }  // namespace cachette

@@ -38,6 +38,7 @@ Result<UnitTable> UnitTable::Clone() const {
   for (const Page& page : pages_) slow_->AddRef(page.record);
   copy.pages_ = pages_;
   copy.first_pending_ = first_pending_;
+  copy.num_shared_ = num_shared_;
   copy.units_ = units_;
   copy.sizes_ = sizes_;
   copy.positions_ = positions_;
@@ -64,6 +65,12 @@ std::span<const Page> UnitTable::pending() const {
 
 void UnitTable::SettlePending(int64_t num_pages, bool keeps) {
   if (keeps) {
+    for (const Page& page : pending().first(static_cast<size_t>(num_pages))) {
+      const int64_t unit_idx = UnitOf(page.first_position);
+      if (unit_idx == kNone) continue;
+      const std::span<const int64_t> of_unit = records(unit_idx);
+      if (std::find(of_unit.begin(), of_unit.end(), page.record) != of_unit.end()) ++num_shared_;
+    }
     first_pending_ += num_pages;
     return;
   }
@@ -166,7 +173,7 @@ std::span<const Block> UnitTable::blocks(int64_t unit_idx) const {
   return frames_[static_cast<size_t>(frame_of_[static_cast<size_t>(unit_idx)])];
 }
 
-int64_t UnitTable::slow_blocks() const { return static_cast<int64_t>(records_.size() + pages_.size()); }
+int64_t UnitTable::slow_blocks() const { return static_cast<int64_t>(records_.size() + pages_.size()) - num_shared_; }
 
 int64_t UnitTable::metadata_bytes() const {
   return static_cast<int64_t>(index_.size() + sizeof(int32_t) * (positions_.size() + unit_of_.size()) +

@@ -47,7 +47,9 @@ class UnitTable {
   void AddPage(const Page& page);
   // Pages in no unit yet.
   std::span<const Page> pending() const;
-  // The first num_pages pending pages are in units now. keeps: their records stay, for Find; else they are released.
+  std::span<const Page> pages() const { return pages_; }  // kept, then pending
+  // The first num_pages pending pages are in units now, which were added before. keeps: their records stay, for Find;
+  // else they are released.
   void SettlePending(int64_t num_pages, bool keeps);
   // The kept or pending page that holds a position, null when there is none.
   const Page* Find(int32_t position) const;
@@ -81,7 +83,7 @@ class UnitTable {
   // When the unit was last of use, for whoever chooses what to drop.
   int64_t& last_used(int64_t unit_idx) { return last_used_[static_cast<size_t>(unit_idx)]; }
 
-  int64_t slow_blocks() const;     // records held
+  int64_t slow_blocks() const;     // records held, each once
   int64_t metadata_bytes() const;  // of index, positions and records
 
  private:
@@ -92,6 +94,7 @@ class UnitTable {
   ops::KvFormat format_;
   int num_index_vectors_;
   std::vector<Page> pages_;    // kept, then pending
+  int64_t num_shared_ = 0;     // of the kept pages: their record is a unit's too
   int64_t first_pending_ = 0;  // in pages_
   std::vector<Unit> units_;
   std::vector<int32_t> sizes_;  // [num_units]

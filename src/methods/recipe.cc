@@ -229,7 +229,8 @@ UnitShape Recipe::unit_shape() const {
   const RetrievalParts& parts = *parts_.retrieval;
   return {.num_index_vectors = ops::NumIndexVectors((*parts.index)->bound()),
           .first_layer = static_cast<int>(parts.working_set->dense_layers),
-          .local_entries = parts.protect->least_entries() + 2 * ops::kBlockTokens};
+          .local_entries = parts.protect->least_entries() + (*parts.output_units)->most_open_entries() + 1 +
+                           ops::kBlockTokens};  // a stream may hold a block beyond what its entries need
 }
 
 }  // namespace cachette

@@ -35,6 +35,8 @@ class UnitBuilder : public Part {
   virtual int64_t prompt_window() const = 0;
   // How many of the oldest aged entries of the output become units now; 0: none yet.
   virtual int64_t NumToClose(const AgedEntries& aged) const = 0;
+  // The most aged entries that NumToClose may leave open.
+  virtual int64_t most_open_entries() const = 0;
   // Entries of a unit when it is a run of neighbours, a multiple of a page or (of the output) all that close together;
   // 0: Group decides.
   virtual int64_t run_entries() const { return 0; }

@@ -58,7 +58,11 @@ Result<void> RetrievalRun::BeforeAttention(Context& cx, SequenceCache& cache, co
 }
 
 Result<void> RetrievalRun::AfterAttention(Context& cx, SequenceCache& cache, const LayerQueries& queries) {
-  if (!Retrieves(cache, queries)) return Ok();
+  const bool is_last_layer = queries.layer + 1 == static_cast<int>(layers_.size());
+  if (!Retrieves(cache, queries)) {
+    if (is_last_layer) BookPass(cache);
+    return Ok();
+  }
   const double start = Now();
   if (pass_.phase == Phase::kDecode) {
     if (cache.has_view(queries.layer)) stats_.attention_seconds += start - attention_start_;
@@ -73,17 +77,18 @@ Result<void> RetrievalRun::AfterAttention(Context& cx, SequenceCache& cache, con
     CACHETTE_TRY(OffloadPrompt(cx, cache, queries.layer));
     stats_.build_seconds += Now() - start;
   }
-  if (queries.layer + 1 == static_cast<int>(layers_.size())) {
-    cache.BookHeld();
-    int64_t resident = 0;
-    for (int layer = 0; layer <= queries.layer; ++layer)
-      for (int head = 0; head < num_kv_heads_; ++head)
-        resident +=
-            cache.units(layer, head).resident_blocks() + static_cast<int64_t>(cache.guesses(layer, head).size());
-    stats_.resident_peak_bytes =
-        std::max(stats_.resident_peak_bytes, resident * static_cast<int64_t>(cache.shape().format.block_bytes()));
-  }
+  if (is_last_layer) BookPass(cache);
   return Ok();
+}
+
+void RetrievalRun::BookPass(SequenceCache& cache) {
+  cache.BookHeld();
+  int64_t resident = 0;
+  for (int layer = 0; layer < static_cast<int>(layers_.size()); ++layer)
+    for (int head = 0; head < num_kv_heads_; ++head)
+      resident += cache.units(layer, head).resident_blocks() + static_cast<int64_t>(cache.guesses(layer, head).size());
+  stats_.resident_peak_bytes =
+      std::max(stats_.resident_peak_bytes, resident * static_cast<int64_t>(cache.shape().format.block_bytes()));
 }
 
 // ---- decode ----------------------------------------------------------------------------------------------------
@@ -312,13 +317,13 @@ void RetrievalRun::ChooseAttended(SequenceCache& cache, int layer, int head, Sel
 
 void RetrievalRun::ViewGuesses(SequenceCache& cache, int layer, int head) {
   const UnitTable& table = cache.units(layer, head);
-  const std::vector<int32_t>& units = layers_[static_cast<size_t>(layer)].selections[static_cast<size_t>(head)].units;
+  const Selection& selection = layers_[static_cast<size_t>(layer)].selections[static_cast<size_t>(head)];
   for (const SequenceCache::Guess& guess : cache.guesses(layer, head)) {
     uint16_t mask = 0;
     for (int slot = 0; slot < kBlockTokens; ++slot) {
       if (((guess.wanted >> slot) & 1) == 0) continue;
       const auto unit_idx = static_cast<int32_t>(table.UnitOf(guess.first_position + slot));
-      if (!std::binary_search(units.begin(), units.end(), unit_idx)) mask |= static_cast<uint16_t>(1u << slot);
+      if (!selection.Holds(unit_idx)) mask |= static_cast<uint16_t>(1u << slot);
     }
     if (mask != 0) cache.view(head).Add(guess.block.data, mask);
   }
@@ -370,9 +375,7 @@ Result<void> RetrievalRun::Guess(Context& cx, SequenceCache& cache, const LayerQ
     for (size_t k = 0; k < num_keys; ++k)
       for (int32_t p = by_attention[k].second + 1; p <= by_attention[k].second + working_set.next_positions; ++p) {
         const Page* page = table.Find(p);
-        if (page == nullptr ||
-            std::binary_search(selection.units.begin(), selection.units.end(), static_cast<int32_t>(table.UnitOf(p))))
-          continue;
+        if (page == nullptr || selection.Holds(static_cast<int32_t>(table.UnitOf(p)))) continue;
         const auto bit = static_cast<uint16_t>(1u << (p - page->first_position));
         const auto known =
             std::find_if(guesses.begin() + static_cast<int64_t>(first_of_head), guesses.end(),
@@ -508,11 +511,11 @@ Result<void> RetrievalRun::CloseOutput(Context& cx, SequenceCache& cache, int la
       if (is_pages)
         for (size_t p = 0; p < records.size(); ++p) table.AddPage({records[p], out.positions[p * kBlockTokens]});
       if (builder.run_entries() == 0) continue;  // grouped below
+      AddIndex(cache, layer, head, table.AddUnit(out.positions, records), keys.data(), count);
       if (is_pages) {
         for (const int64_t record : records) cache.slow()->AddRef(record);
         table.SettlePending(static_cast<int64_t>(records.size()), true);
       }
-      AddIndex(cache, layer, head, table.AddUnit(out.positions, records), keys.data(), count);
       ++stats_.units_made;
     }
     if (builder.run_entries() == 0) CACHETTE_TRY(BuildUnits(cx, cache, layer, count / kBlockTokens, builder));

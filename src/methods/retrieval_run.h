@@ -2,6 +2,7 @@
 // A retrieval recipe at work on one sequence. Prompt entries leave for the slow tier chunk by chunk and become units;
 // at decode the trigger decides when, the index what, and attention reads sinks, the working set and the recent window.
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -45,8 +46,12 @@ class RetrievalRun {
  private:
   // What attention reads of one KV head: units, and how many entries of the last of them (0: all).
   struct Selection {
-    std::vector<int32_t> units;
+    std::vector<int32_t> units;  // ascending; one that is cut comes last
     int64_t last_entries = 0;
+    bool Holds(int32_t unit_idx) const {
+      const auto end = units.end() - (last_entries > 0 ? 1 : 0);
+      return std::binary_search(units.begin(), end, unit_idx) || (end != units.end() && *end == unit_idx);
+    }
   };
   // One KV head at one step.
   struct HeadStep {
@@ -73,6 +78,7 @@ class RetrievalRun {
   void DropForRoom(SequenceCache& cache, int layer, int head, int64_t incoming_entries);
   Result<void> Guess(Context& cx, SequenceCache& cache, const LayerQueries& queries);
   void ViewGuesses(SequenceCache& cache, int layer, int head);
+  void BookPass(SequenceCache& cache);
   Result<void> OffloadPrompt(Context& cx, SequenceCache& cache, int layer);
   Result<void> BuildUnits(Context& cx, SequenceCache& cache, int layer, int64_t num_pages, const UnitBuilder& builder);
   Result<void> CloseOutput(Context& cx, SequenceCache& cache, int layer);

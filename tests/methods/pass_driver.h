@@ -52,6 +52,7 @@ class PassDriver {
                                  .num_rows = pass.num_tokens + pass.num_transient,
                                  .group_size = group_size,
                                  .scale = scale};
+      CACHETTE_CHECK(run_.BeforeAttention(cx_, cache_, queries).ok());
       CACHETTE_CHECK(run_.AfterAttention(cx_, cache_, queries).ok());
     }
     cache_.EndPass();
@@ -74,6 +75,7 @@ class PassDriver {
                                  .q_stride = stride * kGroupSize,
                                  .num_rows = num_rows,
                                  .group_size = kGroupSize};
+      CACHETTE_CHECK(run_.BeforeAttention(cx_, cache_, queries).ok());
       CACHETTE_CHECK(run_.AfterAttention(cx_, cache_, queries).ok());
     }
     cache_.EndPass();

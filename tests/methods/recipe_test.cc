@@ -209,11 +209,13 @@ class EveryRecipe : public ::testing::TestWithParam<int> {
     CACHETTE_CHECK(plain.ok());
     for (const OptionInfo& info : plain->Options())
       if (info.name == "allocator.mask_file") options[info.name] = mask_.path();
-    if (row().apply_budget != nullptr) options["budget"] = std::to_string(kBudget);
+    if (row().apply_budget != nullptr || retrieves()) options["budget"] = std::to_string(kBudget);
+    if (retrieves()) options.insert({{"recent_window", "19"}, {"dense_layers", "0"}});
     return options;
   }
 
   bool is_scored() const { return row().make_parts().scorer != nullptr; }
+  bool retrieves() const { return row().make_parts().retrieval != nullptr; }
   // Windows and sinks of a few entries, so that short prompts have something to choose.
   Options ScoredOptions() const {
     Options options;
@@ -242,6 +244,7 @@ class EveryRecipe : public ::testing::TestWithParam<int> {
   CacheShape ShapeOf(const Recipe& recipe) const {
     CacheShape shape = Shape(2, 2);
     shape.has_scores = recipe.has_running_score();
+    shape.units = recipe.unit_shape();
     return shape;
   }
 
@@ -250,7 +253,10 @@ class EveryRecipe : public ::testing::TestWithParam<int> {
 };
 INSTANTIATE_TEST_SUITE_P(Rows, EveryRecipe, ::testing::Range(0, static_cast<int>(AllRecipes().size())),
                          [](const auto& row) {
-                           return std::string(AllRecipes()[static_cast<size_t>(row.param)].name);
+                           std::string name = AllRecipes()[static_cast<size_t>(row.param)].name;
+                           for (char& c : name)
+                             if (c == '+') c = 'P';  // names of tests are made of letters
+                           return name;
                          });
 
 TEST_P(EveryRecipe, DescribesItself) {
@@ -281,7 +287,7 @@ std::vector<int32_t> LivePositions(const HeadStream& stream) {
 // Chunked prefill of edge lengths and decode: what stays is a sorted subset of what was there, contains what is
 // protected, is within the budget unless the head keeps all, and pool, streams and ledger agree.
 TEST_P(EveryRecipe, KeepsProtectedEntriesInOrderWithinItsBudget) {
-  if (is_scored()) return;  // below
+  if (is_scored() || retrieves()) return;  // below
   CacheShape shape = Shape(2, 2);
   for (const int64_t num_prompt :
        {int64_t{1}, kBlock - 1, kBlock, kBlock + 1, int64_t{39}, int64_t{41}, int64_t{200}}) {
@@ -331,6 +337,48 @@ TEST_P(EveryRecipe, KeepsProtectedEntriesInOrderWithinItsBudget) {
       EXPECT_EQ(cache.HeldBytes(), static_cast<int64_t>(tier.owned_bytes()));
     }
   }
+}
+
+// What a retrieving recipe promises at every edge: sinks and recent window stay in the stream, nothing dies, and tiers,
+// streams, units and ledger agree.
+TEST_P(EveryRecipe, RetrievedEntriesLiveInOneTierOrTheOther) {
+  if (!retrieves()) return;
+  for (const int64_t num_prompt : {int64_t{1}, kBlock - 1, kBlock, kBlock + 1, 2 * kBlock + 19, int64_t{200}})
+    for (const int64_t chunk : {1, 7, 16, 1000}) {
+      SCOPED_TRACE(fmt::format("prompt {} chunk {}", num_prompt, chunk));
+      Recipe recipe = Made(SmallOptions(), {}, Shape(2, 2));
+      const CacheShape shape = ShapeOf(recipe);
+      const auto slow = RecordStore::Create("ram", shape.format.block_bytes());
+      ASSERT_TRUE(slow.ok());
+      Tier tier(TierKind::kHost);
+      SequenceCache cache(tier, shape, slow->get());
+      const SequenceCache* sequence = &cache;
+      PassDriver driver(std::move(recipe), cache);
+      const auto expect_whole = [&] {
+        ASSERT_THAT(CheckInvariants(tier, {&sequence, 1}), IsEmpty());
+        ASSERT_EQ(cache.ledger().total_live_entries(), 4 * cache.num_tokens());
+        for (int i = 0; i < 4; ++i) {
+          const std::vector<int32_t> kept = LivePositions(cache.stream(i / 2, i % 2));
+          const int64_t num_tokens = cache.num_tokens(), num_sinks = std::min<int64_t>(kBlock, num_tokens);
+          ASSERT_GE(static_cast<int64_t>(kept.size()), std::min<int64_t>(num_tokens, kBlock + 19));
+          for (int64_t s = 0; s < num_sinks; ++s) ASSERT_EQ(kept[static_cast<size_t>(s)], s);
+          for (int64_t r = 1; r <= std::min<int64_t>(num_tokens - num_sinks, 19); ++r)
+            ASSERT_EQ(kept[kept.size() - static_cast<size_t>(r)], num_tokens - r);
+        }
+      };
+      for (int turn = 0; turn < 2; ++turn) {
+        driver.Prefill(num_prompt, chunk);
+        expect_whole();
+        for (int i = 0; i < 50; ++i) {
+          driver.Decode(1);
+          expect_whole();
+          if (HasFatalFailure()) return;
+        }
+      }
+      EXPECT_EQ(cache.ledger().Footprint(), 1.0);
+      EXPECT_GT(cache.units(1, 1).num_units(), 0);
+      EXPECT_LE(cache.stream(1, 1).num_live(), shape.units.local_entries);
+    }
 }
 
 // A scored recipe's promises at every edge: what stays is a sorted subset of what was there, after each pass that
@@ -424,21 +472,32 @@ TEST_P(EveryRecipe, CopiesGoOnAlikeAndReturnTheirBlocks) {
     if (is_scored()) options["budget"] = std::to_string(kBudget);
     Recipe recipe = Made(options, schedule, Shape(2, 2));
     const CacheShape shape = ShapeOf(recipe);
+    const auto slow = RecordStore::Create("ram", shape.format.block_bytes());
+    ASSERT_TRUE(slow.ok());
     Tier tier(TierKind::kHost);
-    SequenceCache cache(tier, shape);
+    SequenceCache cache(tier, shape, slow->get());
     PassDriver driver(std::move(recipe), cache);
     driver.Prefill(100, 30);
     driver.Decode(3);
     const size_t owned_bytes = tier.owned_bytes();
     std::vector<std::vector<int32_t>> original, of_copy, again;
     const auto list = [](const SequenceCache& from, std::vector<std::vector<int32_t>>& to) {
-      for (int i = 0; i < 4; ++i) to.push_back(LivePositions(from.stream(i / 2, i % 2)));
+      for (int i = 0; i < 4; ++i) {
+        to.push_back(LivePositions(from.stream(i / 2, i % 2)));
+        for (int64_t u = 0; from.has_units() && u < from.units(i / 2, i % 2).num_units(); ++u) {
+          const std::span<const int32_t> of_unit = from.units(i / 2, i % 2).positions(u);
+          to.emplace_back(of_unit.begin(), of_unit.end());
+        }
+      }
     };
     list(cache, original);
     {
       auto copy = cache.Clone();
       ASSERT_TRUE(copy.ok());
-      EXPECT_EQ(tier.owned_bytes(), 2 * owned_bytes);
+      size_t guessed_bytes = 0;  // not copied
+      for (int i = 0; retrieves() && i < 4; ++i)
+        guessed_bytes += cache.guesses(i / 2, i % 2).size() * shape.format.block_bytes();
+      EXPECT_EQ(tier.owned_bytes(), 2 * owned_bytes - guessed_bytes);
       PassDriver copy_driver(driver, *copy);
       copy_driver.Decode(135);
       list(*copy, of_copy);
@@ -484,7 +543,7 @@ TEST_P(EveryRecipe, FootprintNeverRisesWhenThePlacesFall) {
 
 TEST_P(EveryRecipe, FootprintNeverRisesWhenTheBudgetFalls) {
   if (row().apply_budget == nullptr) {
-    EXPECT_EQ(Recipe::Create(row().name, {{"budget", "100"}}).ok(), is_scored());
+    EXPECT_EQ(Recipe::Create(row().name, {{"budget", "100"}}).ok(), is_scored() || retrieves());
     return;
   }
   const CacheShape shape = Shape(2, 2);

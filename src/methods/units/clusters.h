@@ -44,6 +44,7 @@ class Clusters final : public UnitBuilder {
   int64_t NumToClose(const AgedEntries& aged) const override {
     return aged.num_entries >= close_every ? close_every : 0;
   }
+  int64_t most_open_entries() const override { return close_every - 1; }
   void Group(Context& cx, std::span<KeyGroup> groups, int head_dim) const override {
     std::vector<ops::KMeansProblem> problems;
     for (KeyGroup& group : groups) {

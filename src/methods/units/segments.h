@@ -25,6 +25,7 @@ class Segments final : public UnitBuilder {
     const int64_t wanted = std::min(length, segment_entries);
     return aged.num_entries >= wanted ? wanted : 0;
   }
+  int64_t most_open_entries() const override { return segment_entries - 1; }
   int64_t run_entries() const override { return ops::kBlockTokens; }
 
   int64_t segment_entries = 64;
