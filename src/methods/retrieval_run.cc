@@ -146,21 +146,24 @@ Result<void> RetrievalRun::DecodeView(Context& cx, SequenceCache& cache, const L
       state.retrieval_q.assign(queries.q, queries.q + num_q_heads * head_dim_);
   }
   cache.BeginView(layer, recipe_->num_sink_blocks());
-  for (int head = 0; head < num_kv_heads_; ++head) {
-    Selection& selection = state.selections[static_cast<size_t>(head)];
-    if (working_set.attend != "selection") ChooseAttended(cache, layer, head, selection);
-    for (const int32_t unit_idx : selection.units) cache.ViewResident(layer, head, unit_idx);
-    if (selection.last_entries > 0) {  // only a part of the last unit
-      AttentionView& view = cache.view(head);
-      const int64_t num_blocks = cache.units(layer, head).unit(selection.units.back()).num_blocks;
-      for (int64_t b = 0; b < num_blocks; ++b)
-        view.live_masks[view.live_masks.size() - static_cast<size_t>(num_blocks - b)] =
-            UnitBlockMask(selection.last_entries, b);
-    }
-    if (working_set.next_keys > 0) ViewGuesses(cache, layer, head);
-  }
+  ForHeads(cx, cache, layer, [&](int64_t head) { ViewHead(cache, layer, static_cast<int>(head)); });
   cache.SealView();
   return Ok();
+}
+
+void RetrievalRun::ViewHead(SequenceCache& cache, int layer, int head) {
+  const WorkingSet& working_set = *recipe_->parts().retrieval->working_set;
+  Selection& selection = layers_[static_cast<size_t>(layer)].selections[static_cast<size_t>(head)];
+  if (working_set.attend != "selection") ChooseAttended(cache, layer, head, selection);
+  for (const int32_t unit_idx : selection.units) cache.ViewResident(layer, head, unit_idx);
+  if (selection.last_entries > 0) {  // only a part of the last unit
+    AttentionView& view = cache.view(head);
+    const int64_t num_blocks = cache.units(layer, head).unit(selection.units.back()).num_blocks;
+    for (int64_t b = 0; b < num_blocks; ++b)
+      view.live_masks[view.live_masks.size() - static_cast<size_t>(num_blocks - b)] =
+          UnitBlockMask(selection.last_entries, b);
+  }
+  if (working_set.next_keys > 0) ViewGuesses(cache, layer, head);
 }
 
 // Weights of all units of all KV heads, and the best of them within the budget.
@@ -186,7 +189,15 @@ void RetrievalRun::ScoreHeads(Context& cx, SequenceCache& cache, const LayerQuer
                        .head_dim = head_dim_,
                        .scale = queries.scale,
                        .softcap = queries.softcap});
-  for (int head = 0; head < num_kv_heads_; ++head) RankHead(cache, queries.layer, head);
+  ForHeads(cx, cache, queries.layer, [&](int64_t head) { RankHead(cache, queries.layer, static_cast<int>(head)); });
+}
+
+// Spread over threads where there is enough to do for a hand-over.
+template <class Body>
+void RetrievalRun::ForHeads(Context& cx, const SequenceCache& cache, int layer, const Body& body) const {
+  constexpr int64_t kMinUnits = 256;
+  if (cache.units(layer, 0).num_units() >= kMinUnits) return cx.ParallelFor(num_kv_heads_, body);
+  for (int64_t head = 0; head < num_kv_heads_; ++head) body(head);
 }
 
 void RetrievalRun::RankHead(SequenceCache& cache, int layer, int head) {

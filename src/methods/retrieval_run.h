@@ -71,7 +71,10 @@ class RetrievalRun {
 
   bool Retrieves(const SequenceCache& cache, const LayerQueries& queries) const;
   Result<void> DecodeView(Context& cx, SequenceCache& cache, const LayerQueries& queries);
+  void ViewHead(SequenceCache& cache, int layer, int head);
   void ScoreHeads(Context& cx, SequenceCache& cache, const LayerQueries& queries);
+  template <class Body>
+  void ForHeads(Context& cx, const SequenceCache& cache, int layer, const Body& body) const;
   void RankHead(SequenceCache& cache, int layer, int head);
   Result<void> Retrieve(SequenceCache& cache, int layer);
   void ChooseAttended(SequenceCache& cache, int layer, int head, Selection& selection);

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "base/dtype.h"
+#include "tensor/isa.h"
 
 namespace cachette::ops {
 
@@ -22,21 +23,30 @@ struct BlockStore {
   int64_t value_stride;
 };
 
-void StoreBlockRef(const BlockStore& store);
+// The keys of one block as f32 rows.
+struct BlockKeys {
+  Dtype dtype;
+  int head_dim;
+  const std::byte* keys;  // [head_dim][16]
+  float* rows;            // [16][head_dim]
+};
+
+struct KvStoreKernels {
+  void (*store_block)(const BlockStore& store);
+  void (*load_keys)(const BlockKeys& block);
+};
+
+template <Isa>
+KvStoreKernels KvStoreKernelsOf();
+template <>
+KvStoreKernels KvStoreKernelsOf<Isa::kRef>();
+template <>
+KvStoreKernels KvStoreKernelsOf<Isa::kAvx2>();
+template <>
+KvStoreKernels KvStoreKernelsOf<Isa::kAvx512>();
+template <>
+KvStoreKernels KvStoreKernelsOf<Isa::kAvx512Vnni>();
+template <>
+KvStoreKernels KvStoreKernelsOf<Isa::kAvx512Bf16>();
 
 }  // namespace cachette::ops
-
-namespace cachette {
-namespace avx2 {
-void StoreBlock(const ops::BlockStore& store);
-}
-namespace avx512 {
-void StoreBlock(const ops::BlockStore& store);
-}
-namespace avx512vnni {
-void StoreBlock(const ops::BlockStore& store);
-}
-namespace avx512bf16 {
-void StoreBlock(const ops::BlockStore& store);
-}
-}  // namespace cachette

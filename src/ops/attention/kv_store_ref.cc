@@ -4,6 +4,8 @@
 
 namespace cachette::ops {
 
+namespace {
+
 void StoreBlockRef(const BlockStore& store) {
   for (int t = 0; t < store.num_tokens; ++t) {
     const int slot = store.slot_idx + t;
@@ -12,6 +14,19 @@ void StoreBlockRef(const BlockStore& store) {
       SetElement(store.dtype, store.values, slot * store.head_dim + d, store.value_rows[t * store.value_stride + d]);
     }
   }
+}
+
+void LoadKeysRef(const BlockKeys& block) {
+  for (int d = 0; d < block.head_dim; ++d)
+    for (int slot = 0; slot < kBlockTokens; ++slot)
+      block.rows[slot * block.head_dim + d] = ElementAt(block.dtype, block.keys, d * kBlockTokens + slot);
+}
+
+}  // namespace
+
+template <>
+KvStoreKernels KvStoreKernelsOf<Isa::kRef>() {
+  return {StoreBlockRef, LoadKeysRef};
 }
 
 }  // namespace cachette::ops

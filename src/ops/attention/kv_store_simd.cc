@@ -33,6 +33,22 @@ CACHETTE_INLINE F32x16 Join(__m256 lo, __m256 hi) {
 #endif
 }
 
+CACHETTE_INLINE __m256 LowHalf(F32x16 x) {
+#if defined(CACHETTE_HAS_AVX512)
+  return _mm512_castps512_ps256(x.v);
+#else
+  return x.lo;
+#endif
+}
+
+CACHETTE_INLINE __m256 HighHalf(F32x16 x) {
+#if defined(CACHETTE_HAS_AVX512)
+  return _mm512_extractf32x8_ps(x.v, 1);
+#else
+  return x.hi;
+#endif
+}
+
 // A whole block at once: 16 rows of keys, 8 columns at a time, through two 8x8 transposes.
 template <Dtype kDtype, size_t kBytes>
 void StoreKeysWhole(const ops::BlockStore& s) {
@@ -80,8 +96,6 @@ void StoreTyped(const ops::BlockStore& s) {
   }
 }
 
-}  // namespace
-
 void StoreBlock(const ops::BlockStore& store) {
   switch (store.dtype) {
     case Dtype::kF16: return StoreTyped<Dtype::kF16, 2>(store);
@@ -90,4 +104,41 @@ void StoreBlock(const ops::BlockStore& store) {
   }
 }
 
+// The way back of StoreKeysWhole.
+template <Dtype kDtype, size_t kBytes>
+void LoadKeysTyped(const ops::BlockKeys& b) {
+  for (int d = 0; d < b.head_dim; d += 8) {
+    __m256 first[8], second[8];
+    for (int i = 0; i < 8; ++i) {
+      const F32x16 channel = LoadAs<kDtype>(b.keys + static_cast<size_t>(d + i) * kBlock * kBytes);
+      first[i] = LowHalf(channel);
+      second[i] = HighHalf(channel);
+    }
+    Transpose8x8(first);
+    Transpose8x8(second);
+    for (int t = 0; t < 8; ++t) {
+      _mm256_storeu_ps(b.rows + t * b.head_dim + d, first[t]);
+      _mm256_storeu_ps(b.rows + (t + 8) * b.head_dim + d, second[t]);
+    }
+  }
+}
+
+void LoadKeys(const ops::BlockKeys& block) {
+  switch (block.dtype) {
+    case Dtype::kF16: return LoadKeysTyped<Dtype::kF16, 2>(block);
+    case Dtype::kBF16: return LoadKeysTyped<Dtype::kBF16, 2>(block);
+    default: return LoadKeysTyped<Dtype::kF32, 4>(block);
+  }
+}
+
+}  // namespace
 }  // namespace cachette::CACHETTE_ISA
+
+namespace cachette::ops {
+
+template <>
+KvStoreKernels KvStoreKernelsOf<CACHETTE_ISA::kIsa>() {
+  return {CACHETTE_ISA::StoreBlock, CACHETTE_ISA::LoadKeys};
+}
+
+}  // namespace cachette::ops
