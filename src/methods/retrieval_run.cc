@@ -144,11 +144,29 @@ Result<void> RetrievalRun::DecodeView(Context& cx, SequenceCache& cache, const L
     state.boundaries.push_back(static_cast<int32_t>(pass_.first_token));
     if (trigger.needs_cosines() || is_tracing_)
       state.retrieval_q.assign(queries.q, queries.q + num_q_heads * head_dim_);
+    stats_.num_retrievals += 1;
+  } else if (LacksWhatFits(cache, layer)) {
+    if (!is_ranked) ScoreHeads(cx, cache, queries);
+    CACHETTE_TRY(Retrieve(cache, layer));
   }
   cache.BeginView(layer, recipe_->num_sink_blocks());
   ForHeads(cx, cache, layer, [&](int64_t head) { ViewHead(cache, layer, static_cast<int>(head)); });
   cache.SealView();
   return Ok();
+}
+
+// Where everything fits into the budget nothing is ever out of sight, not even what became a unit since the trigger
+// last fired.
+bool RetrievalRun::LacksWhatFits(const SequenceCache& cache, int layer) const {
+  const double budget = static_cast<double>(recipe_->options().budget);
+  const double most = recipe_->parts().retrieval->working_set->selected * budget;
+  bool lacks = false;
+  for (int head = 0; head < num_kv_heads_; ++head) {
+    const UnitTable& table = cache.units(layer, head);
+    if (static_cast<double>(table.num_entries()) > most) return false;
+    lacks = lacks || static_cast<int64_t>(table.residents().size()) < table.num_units();
+  }
+  return lacks;
 }
 
 void RetrievalRun::ViewHead(SequenceCache& cache, int layer, int head) {
@@ -270,7 +288,6 @@ Result<void> RetrievalRun::Retrieve(SequenceCache& cache, int layer) {
     }
     if (!has_dropped) return room;
   }
-  stats_.num_retrievals += 1;
   stats_.units_recalled += static_cast<int64_t>(missing.size());
   stats_.bytes_recalled += missing_blocks * block_bytes;
   const double start = Now();

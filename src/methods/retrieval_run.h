@@ -72,6 +72,7 @@ class RetrievalRun {
   bool Retrieves(const SequenceCache& cache, const LayerQueries& queries) const;
   Result<void> DecodeView(Context& cx, SequenceCache& cache, const LayerQueries& queries);
   void ViewHead(SequenceCache& cache, int layer, int head);
+  bool LacksWhatFits(const SequenceCache& cache, int layer) const;
   void ScoreHeads(Context& cx, SequenceCache& cache, const LayerQueries& queries);
   template <class Body>
   void ForHeads(Context& cx, const SequenceCache& cache, int layer, const Body& body) const;
