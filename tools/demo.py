@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Asks one question about a long document with the full KV cache and with a small one, and prints both side by side.
+"""Asks one question about a long document with the full KV cache and with a small working set of it, side by side.
 
 Usage: demo.py [PROGRAM]      (default build/release/cachette; the text and the question are in examples/demo)
 """
@@ -13,7 +13,7 @@ import textwrap
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 DEMO = REPOSITORY / "examples" / "demo"
-RECIPES = [["--recipe", "full"], ["--recipe", "streaming", "--budget", "512"]]
+RECIPES = [["--recipe", "full"], ["--recipe", "louis+", "--budget", "512"]]
 ANSWER_TOKENS = 24  # a sentence; a model of 135 million parameters rambles after it
 COLUMN = 44
 
@@ -37,14 +37,18 @@ def first_sentence(text):
 
 def rows(results):
     """The table: a label and one cell per result."""
-    kv = [next(iter(r["tiers"].values())) for r in results]  # the fast tier, the only one so far
+    fast = [r["tiers"]["host"] for r in results]
+    slow = [next((tier for name, tier in r["tiers"].items() if name != "host"), None) for r in results]
+    retrieval = [r.get("retrieval") for r in results]
     yield "answer (first sentence)", [first_sentence(r["text"]) for r in results]
     yield "prompt", [f"{r['prompt_tokens']} tokens" for r in results]
     yield "first token after", [f"{r['ttft_s']:.1f} s" for r in results]
     yield "then", [f"{r['decode_tokens_per_s']:.0f} tokens/s" for r in results]
-    yield "KV cache at the end", [mebibytes(tier["bytes_now"]) for tier in kv]
-    yield "KV cache at its peak", [mebibytes(tier["bytes_peak"]) for tier in kv]
-    yield "footprint", [f"{100 * r['footprint']:.0f} % of the full cache" for r in results]
+    yield "KV in fast memory, end", [mebibytes(tier["bytes_now"]) for tier in fast]
+    yield "KV in fast memory, peak", [mebibytes(tier["bytes_peak"]) for tier in fast]
+    yield "KV in slow memory", [mebibytes(tier["bytes_now"]) if tier else "none" for tier in slow]
+    yield "footprint, both tiers", [f"{100 * r['footprint']:.0f} % of the full cache" for r in results]
+    yield "entries copied", [f"{x['entries_copied_per_token']:.1f} per token and KV head" if x else "none" for x in retrieval]
 
 
 def print_table(heads, table):

@@ -1,0 +1,136 @@
+#!/usr/bin/env python3
+"""Runs `cachette eval` (as-decode) over retrieval recipes and their crosses, several at a time, and writes tables.
+
+Usage: compare_retrieval.py --program build/release/cachette --out FOLDER [--jobs N] [--minutes M] [--lengths 4096]
+                            [--only NAME,...] [--prev-taus FILE] [--last-taus FILE] [--table FILE.md]
+
+Each (configuration, length, family) leaves FOLDER/NAME-LENGTH-FAMILY.json, the summary object of `cachette eval`; those
+already there are not run again. No new one is started after M minutes. All recipes keep 16 sinks and a window of 128,
+and every layer retrieves (--dense-layers 0), so that only the choice of entries differs.
+"""
+
+import argparse
+import concurrent.futures
+import json
+import pathlib
+import subprocess
+import time
+
+PARTIAL = ["--attend", "best", "--until"]
+
+
+def configurations(budget, prev_taus, last_taus):
+    """(name, what it is, flags), the most telling first."""
+    common = ["--budget", str(budget), "--dense-layers", "0"]
+    every = ["louis", *common, "--trigger.kind", "every"]
+    yield "full", "full cache", ["full"]
+    yield "louis+", "`louis+`", ["louis+", *common]
+    yield "every", "`louis` units, every step", every
+    yield "coverage", "`louis` units, `coverage` 0.8", ["louis", *common, "--trigger.kind", "coverage"]
+    if last_taus:
+        yield "last", "`louis` units, `last`", ["louis", *common, "--trigger.kind", "last", "--last-taus", last_taus]
+    if prev_taus:
+        yield "prev", "`louis` (published: `prev`)", ["louis", *common, "--prev-taus", prev_taus]
+    yield "arkvale", "`arkvale`, pages of 32", ["arkvale", *common]
+    yield "quest", "`quest`, pages of 16", ["quest", *common]
+    yield "clusterkv", "`clusterkv`, T/80", ["clusterkv", *common]
+    yield "clusterkv-16", "`clusterkv`, T/16", ["clusterkv", *common, "--units.cluster-keys", "16"]
+    yield "stride", "`louis` units, every 4th step", ["louis", *common, "--trigger.kind", "stride", "--stride", "4"]
+    yield "partial", "coverage 0.8, until 0.9", ["louis", *common, "--trigger.kind", "coverage", *PARTIAL, "0.9"]
+    yield "pool", "coverage 0.9, until 0.98, pool 2", ["louis+", *common, "--next-keys", "0"]
+    yield "louis+-windows", "`louis+`, windows of 1K", ["louis+", *common, "--units.cluster-window", "1024",
+                                                       "--units.two-level=false"]
+    yield "louis+-pages", "`louis+`, pages of 16", ["louis+", *common, "--units.kind", "pages"]
+    yield "louis+-8", "`louis+`, clusters of 8", ["louis+", *common, "--units.cluster-keys", "8"]
+
+
+# Family -> samples, questions on each.
+AMOUNTS = {"kv": (4, 8), "niah": (4, 6), "path": (4, 2), "tsv": (2, 1), "walk": (4, 2)}
+
+
+def run(arguments, out, flags, length, family):
+    samples, questions = AMOUNTS[family]
+    command = [arguments.program, "eval", "-m", arguments.model, "--lora", arguments.adapter, "-t", "1", "--json", "-q",
+               "--tasks", family, "--lengths", str(length), "--samples", str(max(1, round(samples * arguments.scale))),
+               "--questions", str(questions), "--seed", "1", "--protocol", "as-decode", "--recipe", *flags]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines()
+        return f"{out.stem}: {lines[-1] if lines else done.returncode}"
+    out.write_text(done.stdout)
+    return None
+
+
+def tables(arguments):
+    families = arguments.families.split(",")
+    text = ""
+    for length in map(int, arguments.lengths.split(",")):
+        text += f"\n{length} tokens, budget {arguments.budget}\n\n| method | " + " | ".join(families)
+        text += " | retrievals per token and layer | entries copied per token and KV head | reuse |\n"
+        text += "| --- |" + " --- |" * (len(families) + 3) + "\n"
+        for name, label, _ in configurations(arguments.budget, arguments.prev_taus, arguments.last_taus):
+            cells, retrievals = [], []
+            for family in families:
+                file = arguments.out / f"{name}-{length}-{family}.json"
+                if not file.exists():
+                    cells.append("")
+                    continue
+                summary = json.loads(file.read_text())
+                cells.append(f"{summary['tasks'][family]['exact_match']:.2f}")
+                if summary.get("retrieval"):
+                    retrievals.append(summary["retrieval"])
+            if not any(cells):
+                continue
+            mean = lambda key: sum(r[key] for r in retrievals) / len(retrievals) if retrievals else None
+            for key, form in (("retrievals_per_token", "{:.2f}"), ("entries_copied_per_token", "{:.1f}"),
+                              ("reuse_share", "{:.2f}")):
+                cells.append(form.format(mean(key)) if retrievals and all(r.get(key) is not None for r in retrievals)
+                             else "-")
+            text += f"| {label} | " + " | ".join(cells) + " |\n"
+    return text
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--program", default="build/release/cachette")
+    parser.add_argument("--model", default="models/SmolLM2-135M-Instruct.Q4_1.gguf")
+    parser.add_argument("--adapter", default="data/adapters/smollm2-135m-recall-8k.lora.safetensors")
+    parser.add_argument("--out", type=pathlib.Path, required=True)
+    parser.add_argument("--families", default="kv,niah,path,tsv,walk")
+    parser.add_argument("--lengths", default="4096")
+    parser.add_argument("--budget", type=int, default=512)
+    parser.add_argument("--only", help="names of configurations, all by default")
+    parser.add_argument("--prev-taus")
+    parser.add_argument("--last-taus")
+    parser.add_argument("--scale", type=float, default=1.0, help="times as many samples")
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--minutes", type=float, default=1e9)
+    parser.add_argument("--table", type=pathlib.Path)
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    end = time.monotonic() + 60 * arguments.minutes
+    only = set(arguments.only.split(",")) if arguments.only else None
+    todo = []
+    for length in map(int, arguments.lengths.split(",")):
+        for name, _, flags in configurations(arguments.budget, arguments.prev_taus, arguments.last_taus):
+            for family in arguments.families.split(","):
+                out = arguments.out / f"{name}-{length}-{family}.json"
+                if not out.exists() and (only is None or name in only):
+                    todo.append((out, flags, length, family))
+
+    def work(job):
+        out, flags, length, family = job
+        return run(arguments, out, flags, length, family) if time.monotonic() < end else None
+
+    with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
+        for problem in pool.map(work, todo):
+            if problem:
+                print(problem, flush=True)
+    text = tables(arguments)
+    print(text, end="")
+    if arguments.table:
+        arguments.table.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
