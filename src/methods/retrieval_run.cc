@@ -30,9 +30,28 @@ RetrievalRun::RetrievalRun(std::shared_ptr<const Recipe> recipe, const CacheShap
   stats_.num_kv_heads = num_kv_heads_;
 }
 
-void RetrievalRun::BeforePass(const PassInfo& pass) {
+void RetrievalRun::BeforePass(SequenceCache& cache, const PassInfo& pass) {
   pass_ = pass;
   if (pass.phase == Phase::kDecode) ++stats_.num_steps;
+  const bool needs_selection =
+      pass.phase == Phase::kDecode && recipe_->parts().retrieval->working_set->attend == "selection";
+  const size_t num_bytes = cache.BytesToAppend(pass.num_tokens);
+  for (bool has_dropped = true; has_dropped && !cache.tier().CheckRoom(num_bytes).ok();) {
+    has_dropped = false;
+    for (int layer = 0; layer < static_cast<int>(layers_.size()); ++layer)
+      for (int head = 0; head < num_kv_heads_; ++head) {
+        UnitTable& table = cache.units(layer, head);
+        const Selection& selection = layers_[static_cast<size_t>(layer)].selections[static_cast<size_t>(head)];
+        int32_t oldest = -1;
+        for (const int32_t unit_idx : table.residents())
+          if (!(needs_selection && selection.Holds(unit_idx)) &&
+              (oldest < 0 || table.last_used(unit_idx) < table.last_used(oldest)))
+            oldest = unit_idx;
+        if (oldest < 0) continue;
+        table.DropResident(oldest);
+        has_dropped = true;
+      }
+  }
 }
 
 // A layer whose own window bounds its cache already keeps its entries.
@@ -269,6 +288,7 @@ Result<void> RetrievalRun::Retrieve(SequenceCache& cache, int layer) {
     stats_.entries_selected += num_entries;
     stats_.entries_reused += num_reused;
     stats_.entries_recalled += incoming;
+    if (!layers_[static_cast<size_t>(layer)].has_selection) stats_.entries_first_filled += incoming;
     DropForRoom(cache, layer, head, incoming);
     // In position order, as the full cache would be read; a unit that is cut stays last.
     std::sort(chosen.units.begin(), chosen.units.end() - (chosen.last_entries > 0 ? 1 : 0));

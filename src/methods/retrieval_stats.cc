@@ -7,9 +7,10 @@ namespace {
 
 using Stats = RetrievalStats;
 
-constexpr int64_t Stats::*kCounts[] = {&Stats::num_steps,        &Stats::num_layer_steps,  &Stats::num_retrievals,
-                                       &Stats::units_recalled,   &Stats::entries_recalled, &Stats::bytes_recalled,
-                                       &Stats::entries_selected, &Stats::entries_reused,   &Stats::units_made};
+constexpr int64_t Stats::*kCounts[] = {&Stats::num_steps,           &Stats::num_layer_steps,  &Stats::num_retrievals,
+                                       &Stats::units_recalled,      &Stats::entries_recalled, &Stats::bytes_recalled,
+                                       &Stats::entries_selected,    &Stats::entries_reused,   &Stats::units_made,
+                                       &Stats::entries_first_filled};
 constexpr double Stats::*kSeconds[] = {&Stats::decode_seconds,    &Stats::select_seconds, &Stats::recall_seconds,
                                        &Stats::attention_seconds, &Stats::close_seconds,  &Stats::build_seconds};
 
@@ -37,6 +38,9 @@ RetrievalStats RetrievalStats::Since(const RetrievalStats& earlier) const {
 double RetrievalStats::retrievals_per_token() const { return Over(num_retrievals, num_layer_steps); }
 double RetrievalStats::entries_copied_per_token() const {
   return Over(entries_recalled, num_layer_steps * num_kv_heads);
+}
+double RetrievalStats::entries_copied_after_fill() const {
+  return Over(entries_recalled - entries_first_filled, num_layer_steps * num_kv_heads);
 }
 double RetrievalStats::bytes_recalled_per_token() const { return Over(bytes_recalled, num_steps); }
 double RetrievalStats::reuse_share() const { return Over(entries_reused, entries_selected); }
