@@ -43,16 +43,23 @@ void Ledger::ChargePass() {
   const int64_t pass_peak = total_live_ + evicted_after_read_;
   peak_entries_ = std::max(peak_entries_, pass_peak);
   transient_peak_entries_ = std::max(transient_peak_entries_, pass_peak + pass_transient_);
+  int64_t pass_bytes = 0;
   for (ByteAccount& account : accounts_) {
-    account.peak = std::max(account.peak, account.live + account.read_in_pass + account.pass_metadata);
+    const int64_t held = account.live + account.read_in_pass + account.pass_metadata;
+    account.peak = std::max(account.peak, held);
     account.metadata_area += (num_tokens_ - pass_begin_) * account.pass_metadata;
     account.read_in_pass = 0;
+    pass_bytes += held;
   }
+  peak_bytes_ = std::max(peak_bytes_, pass_bytes);
   if (!is_recording_) return;
   if (pass_transient_ > 0) lines_.push_back({LedgerEvent::kTransient, -1, 0, pass_transient_, num_tokens_ - 1, 0});
-  if (const int64_t metadata = Account(tier_).pass_metadata; metadata != recorded_metadata_) {
-    lines_.push_back({LedgerEvent::kMetadata, -1, 0, 0, pass_begin_, metadata});
-    recorded_metadata_ = metadata;
+  for (size_t i = 0; i < accounts_.size(); ++i) {
+    ByteAccount& account = accounts_[i];
+    if (account.pass_metadata == account.recorded_metadata) continue;
+    account.recorded_metadata = account.pass_metadata;
+    lines_.push_back(
+        {LedgerEvent::kMetadata, -1, 0, 0, pass_begin_, account.pass_metadata, 0, static_cast<TierKind>(i)});
   }
 }
 
@@ -107,12 +114,15 @@ void Ledger::Offload(int stream, int64_t first_position, int64_t num_entries, in
   const int64_t bytes = num_entries * entry_bytes;
   ByteAccount& from = Account(tier_);
   ByteAccount& into = Account(to);
-  if (step > pass_begin_) from.read_in_pass += bytes;
+  if (step > pass_begin_) {  // this pass's peak has them where they were
+    from.read_in_pass += bytes;
+    into.read_in_pass -= bytes;
+  }
   from.live -= bytes;
   from.sum_deaths += bytes * step;
   into.live += bytes;
   into.sum_births += bytes * step;
-  if (is_recording_) Record({LedgerEvent::kOffload, stream, first_position, num_entries, step, bytes});
+  if (is_recording_) Record({LedgerEvent::kOffload, stream, first_position, num_entries, step, bytes, 0, to});
 }
 
 void Ledger::Transient(int64_t num_entries) {
@@ -141,21 +151,32 @@ double Ledger::Footprint() const {
 double Ledger::Peak() const { return OverFullPeak(peak_entries_); }
 double Ledger::TransientPeak() const { return OverFullPeak(transient_peak_entries_); }
 
-double Ledger::OverFullPeak(int64_t num_entries) const {
-  const double full = static_cast<double>(num_tokens_) * num_streams();
-  return full > 0 ? static_cast<double>(num_entries) / full : 0.0;
+double Ledger::OverFullPeak(int64_t peak, int64_t full_entry) const {
+  const double full = static_cast<double>(full_entry) * static_cast<double>(num_tokens_) * num_streams();
+  return full > 0 ? static_cast<double>(peak) / full : 0.0;
+}
+
+int64_t Ledger::ByteArea() const {
+  int64_t area = 0;
+  for (size_t i = 0; i < kNumTiers; ++i) area += ByteArea(static_cast<TierKind>(i));
+  return area;
+}
+
+double Ledger::OverFullArea(int64_t byte_area, int64_t full_entry_bytes) const {
+  const double full =
+      static_cast<double>(full_entry_bytes) * static_cast<double>(Triangle(num_tokens_)) * num_streams();
+  return full > 0 ? static_cast<double>(byte_area) / full : 0.0;
 }
 
 double Ledger::ByteFootprint(TierKind tier, int64_t full_entry_bytes) const {
-  const double full =
-      static_cast<double>(full_entry_bytes) * static_cast<double>(Triangle(num_tokens_)) * num_streams();
-  return full > 0 ? static_cast<double>(ByteArea(tier)) / full : 0.0;
+  return OverFullArea(ByteArea(tier), full_entry_bytes);
 }
+double Ledger::ByteFootprint(int64_t full_entry_bytes) const { return OverFullArea(ByteArea(), full_entry_bytes); }
 
 double Ledger::BytePeak(TierKind tier, int64_t full_entry_bytes) const {
-  const double full = static_cast<double>(full_entry_bytes) * static_cast<double>(num_tokens_) * num_streams();
-  return full > 0 ? static_cast<double>(PeakBytes(tier)) / full : 0.0;
+  return OverFullPeak(PeakBytes(tier), full_entry_bytes);
 }
+double Ledger::BytePeak(int64_t full_entry_bytes) const { return OverFullPeak(PeakBytes(), full_entry_bytes); }
 
 void Ledger::Record(const LedgerLine& line) {
   if (line.num_entries == 0) return;
@@ -166,7 +187,7 @@ void Ledger::Record(const LedgerLine& line) {
     const bool has_its_step = line.event == LedgerEvent::kAppend || line.step == last.step;
     const bool has_its_size = line.bytes * last.num_entries == last.bytes * line.num_entries &&
                               line.old_bytes * last.num_entries == last.old_bytes * line.num_entries;
-    if (is_next && has_its_step && has_its_size) {
+    if (is_next && has_its_step && has_its_size && line.tier == last.tier) {
       last.num_entries += line.num_entries;
       last.bytes += line.bytes;
       last.old_bytes += line.old_bytes;

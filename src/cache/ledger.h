@@ -39,8 +39,9 @@ struct LedgerLine {
   // the pass;
   // kMetadata: the first one to hold this many bytes.
   int64_t step;
-  int64_t bytes;          // of all; kRewrite: from step on
-  int64_t old_bytes = 0;  // kRewrite: before
+  int64_t bytes;                    // of all; kRewrite: from step on
+  int64_t old_bytes = 0;            // kRewrite: before
+  TierKind tier = TierKind::kHost;  // kOffload: where to; kMetadata: where
 };
 
 class Ledger {
@@ -97,6 +98,9 @@ class Ledger {
   // Byte-steps in a tier up to num_tokens(), and the most bytes held there at one step.
   int64_t ByteArea(TierKind tier) const;
   int64_t PeakBytes(TierKind tier) const { return Account(tier).peak; }
+  // The same over all tiers; a copy in two tiers counts in both.
+  int64_t ByteArea() const;
+  int64_t PeakBytes() const { return peak_bytes_; }
 
   // Area and peaks over those of the full cache: tri(T) and T per stream. 0 tokens: 0.
   double Footprint() const;
@@ -105,6 +109,8 @@ class Ledger {
   // The same of bytes, beside a full cache whose entries take full_entry_bytes (2 x head_dim x 2 in 16 bit).
   double ByteFootprint(TierKind tier, int64_t full_entry_bytes) const;
   double BytePeak(TierKind tier, int64_t full_entry_bytes) const;
+  double ByteFootprint(int64_t full_entry_bytes) const;
+  double BytePeak(int64_t full_entry_bytes) const;
   // In order for each stream and event; an eviction may stand before a rewrite of the same step.
   const std::vector<LedgerLine>& lines() const { return lines_; }
 
@@ -114,10 +120,12 @@ class Ledger {
     int64_t live = 0;  // of entries
     int64_t sum_births = 0;
     int64_t sum_deaths = 0;
-    int64_t read_in_pass = 0;  // gone after this pass, which has read them: evicted, or more than what replaced them
+    // Less after this pass, which has read them: evicted, gone to another tier, or more than what replaced them.
+    int64_t read_in_pass = 0;
     int64_t metadata = 0;
     int64_t pass_metadata = 0;  // the most in the pass under way
     int64_t metadata_area = 0;  // of finished passes
+    int64_t recorded_metadata = 0;
     int64_t peak = 0;
   };
   static constexpr size_t kNumTiers = static_cast<size_t>(TierKind::kDisk) + 1;
@@ -125,13 +133,15 @@ class Ledger {
   ByteAccount& Account(TierKind tier) { return accounts_[static_cast<size_t>(tier)]; }
   const ByteAccount& Account(TierKind tier) const { return accounts_[static_cast<size_t>(tier)]; }
   int64_t StepOf(EvictTime time) const { return time == EvictTime::kAfterAttention ? num_tokens_ : pass_begin_; }
-  double OverFullPeak(int64_t num_entries) const;
+  double OverFullPeak(int64_t peak, int64_t full_entry = 1) const;
+  double OverFullArea(int64_t byte_area, int64_t full_entry_bytes) const;
   void ChargePass();
   void Record(const LedgerLine& line);
 
   std::vector<int64_t> live_;  // [num_streams]
   TierKind tier_;
   std::array<ByteAccount, kNumTiers> accounts_{};
+  int64_t peak_bytes_ = 0;  // over all accounts at once
   int64_t total_live_ = 0;
   int64_t sum_births_ = 0;
   int64_t sum_deaths_ = 0;
@@ -146,7 +156,6 @@ class Ledger {
   std::vector<LedgerLine> lines_;
   // Per stream, the last line of each event that has a stream; -1: none. Empty unless recording.
   std::vector<std::array<int64_t, 4>> last_lines_;
-  int64_t recorded_metadata_ = 0;
 };
 
 // Sum of 1..k: the full cache's entry-steps of one stream.

@@ -136,9 +136,18 @@ Result<Report> Measured(const std::string& path) {
   report.Add("area_full", measured.area_full());
   report.Add("peak_entries", measured.peak_entries);
   report.Add("transient_peak_entries", measured.transient_peak_entries);
-  report.Add("byte_area", measured.byte_area);
+  report.Add("byte_area", measured.byte_area());
   report.Add("peak_bytes", measured.peak_bytes);
-  report.Note("peak_bytes", fmt::format("{} in tier {}", HumanBytes(measured.peak_bytes), TierName(measured.tier)));
+  report.Note("peak_bytes", HumanBytes(measured.peak_bytes) + (measured.slow ? " in both tiers" : ""));
+  const auto add_tier = [&](const MeasuredFootprint::Bytes& tier) {
+    const std::string name = TierName(tier.tier);
+    report.Add(name + "_byte_footprint", measured.byte_footprint(tier));
+    report.Add(name + "_byte_peak", measured.byte_peak(tier));
+    report.Add(name + "_peak_bytes", tier.peak);
+    report.Note(name + "_peak_bytes", HumanBytes(tier.peak));
+  };
+  add_tier(measured.fast);
+  if (measured.slow) add_tier(*measured.slow);
   return report;
 }
 

@@ -34,13 +34,20 @@ struct Total {
 };
 
 std::vector<Total> TotalsOf(const MeasuredFootprint& measured) {
-  return {{"area", measured.area},
-          {"area_full", measured.area_full()},
-          {"peak_entries", measured.peak_entries},
-          {"transient_peak_entries", measured.transient_peak_entries},
-          {"byte_area", measured.byte_area},
-          {"peak_bytes", measured.peak_bytes},
-          {"full_bytes", measured.full_entry_bytes * measured.num_streams() * measured.num_tokens}};
+  std::vector<Total> totals = {
+      {"area", measured.area},
+      {"area_full", measured.area_full()},
+      {"peak_entries", measured.peak_entries},
+      {"transient_peak_entries", measured.transient_peak_entries},
+      {"byte_area", measured.byte_area()},
+      {"peak_bytes", measured.peak_bytes},
+      {"full_bytes", measured.full_entry_bytes * measured.num_streams() * measured.num_tokens}};
+  if (measured.slow) {
+    totals.push_back({"slow_byte_area", measured.slow->area});
+    totals.push_back({"slow_peak_bytes", measured.slow->peak});
+    totals.push_back({"fast_peak_bytes", measured.fast.peak});
+  }
+  return totals;
 }
 
 // A ledger line, or several whose steps go up by one with each entry: a window that moves with the token.
@@ -82,22 +89,32 @@ std::vector<Run> RunsOf(std::span<const LedgerLine> lines, int num_streams) {
   return runs;
 }
 
-void AppendRun(const Run& run, int num_kv_heads, std::string& out) {
+void AppendRun(const Run& run, const MeasuredFootprint& shape, std::string& out) {
   const LedgerLine& line = run.line;
   const auto to = std::back_inserter(out);
   fmt::format_to(to, R"({{"event":"{}")", LedgerEventName(line.event));
   if (line.event == LedgerEvent::kMetadata) {
-    fmt::format_to(to, R"(,"step":{},"bytes":{}}})", line.step, line.bytes);
+    fmt::format_to(to, R"(,"step":{},"bytes":{})", line.step, line.bytes);
+    if (line.tier != shape.fast.tier) fmt::format_to(to, R"(,"tier":"{}")", TierName(line.tier));
+    out += '}';
   } else if (line.event == LedgerEvent::kTransient) {
     fmt::format_to(to, R"(,"step":{},"entries":{}}})", line.step, line.num_entries);
   } else {
     fmt::format_to(to, R"(,"layer":{},"kv_head":{},"position":{},"entries":{},"step":{},"stride":{})",
-                   line.stream / num_kv_heads, line.stream % num_kv_heads, line.first_position, line.num_entries,
-                   line.step, run.stride);
+                   line.stream / shape.num_kv_heads, line.stream % shape.num_kv_heads, line.first_position,
+                   line.num_entries, line.step, run.stride);
     if (line.event == LedgerEvent::kRewrite) fmt::format_to(to, R"(,"old_bytes":{})", line.old_bytes);
     fmt::format_to(to, R"(,"bytes":{}}})", line.bytes);
   }
   out += '\n';
+}
+
+Result<TierKind> TierOf(const JsonLine& line, const char* field) {
+  const nlohmann::json name = line.object.value(field, nlohmann::json());
+  for (const TierKind kind : {TierKind::kDevice, TierKind::kPinned, TierKind::kHost, TierKind::kArena, TierKind::kDisk})
+    if (name == TierName(kind)) return kind;
+  return Fail(Error::kCorrupt,
+              fmt::format("{}: field {} is none of device, pinned, host, arena, disk", line.where, field));
 }
 
 // Reads the lines one after the other.
@@ -138,7 +155,7 @@ Result<void> LineReader::Take(const JsonLine& line) {
   const auto& name = it->get_ref<const std::string&>();
   if (name == "end") return TakeTotals(line);
   for (const LedgerEvent event : {LedgerEvent::kAppend, LedgerEvent::kEvict, LedgerEvent::kRewrite,
-                                  LedgerEvent::kTransient, LedgerEvent::kMetadata}) {
+                                  LedgerEvent::kOffload, LedgerEvent::kTransient, LedgerEvent::kMetadata}) {
     if (name != LedgerEventName(event)) continue;
     CACHETTE_TRY(Run run, TakeRun(line, event));
     run.line_number = line.number;
@@ -162,15 +179,15 @@ Result<void> LineReader::TakeHeader(const JsonLine& line) {
   CACHETTE_TRY(shape_.full_entry_bytes, WholeNumber(line, "full_entry_bytes", 1, kMaxEntryBytes));
   shape_.num_layers = static_cast<int>(num_layers);
   shape_.num_kv_heads = static_cast<int>(num_kv_heads);
-  const nlohmann::json tier = line.object.value("tier", nlohmann::json());
-  for (const TierKind kind :
-       {TierKind::kDevice, TierKind::kPinned, TierKind::kHost, TierKind::kArena, TierKind::kDisk}) {
-    if (tier != TierName(kind)) continue;
-    shape_.tier = kind;
-    has_header_ = true;
-    return Ok();
+  CACHETTE_TRY(shape_.fast.tier, TierOf(line, "tier"));
+  if (line.object.contains("slow_tier")) {
+    CACHETTE_TRY(const TierKind slow, TierOf(line, "slow_tier"));
+    shape_.slow = {.tier = slow};
+    if (slow == shape_.fast.tier)
+      return Fail(Error::kCorrupt, fmt::format("{}: tier and slow_tier are the same", line.where));
   }
-  return Fail(Error::kCorrupt, fmt::format("{}: field tier is none of device, pinned, host, disk", line.where));
+  has_header_ = true;
+  return Ok();
 }
 
 Result<void> LineReader::TakeTotals(const JsonLine& line) {
@@ -198,11 +215,19 @@ Result<Run> LineReader::TakeRun(const JsonLine& json, LedgerEvent event) const {
     CACHETTE_TRY(line.step, WholeNumber(json, "step", 0, num_tokens - 1));
     if (event == LedgerEvent::kMetadata) {
       CACHETTE_TRY(line.bytes, WholeNumber(json, "bytes", 0, kMaxMetadataBytes));
+      line.tier = shape_.fast.tier;
+      if (json.object.contains("tier")) {
+        CACHETTE_TRY(line.tier, TierOf(json, "tier"));
+      }
+      if (line.tier != shape_.fast.tier && !(shape_.slow && line.tier == shape_.slow->tier))
+        return Fail(Error::kCorrupt, fmt::format("{}: the header names no tier {}", where, TierName(line.tier)));
     } else {
       CACHETTE_TRY(line.num_entries, WholeNumber(json, "entries", 1, kMaxTokens * kMaxStreams));
     }
     return run;
   }
+  if (event == LedgerEvent::kOffload && !shape_.slow)
+    return Fail(Error::kCorrupt, fmt::format("{}: entries leave for a slow tier, and the header names none", where));
   CACHETTE_TRY(const int64_t layer, WholeNumber(json, "layer", 0, shape_.num_layers - 1));
   CACHETTE_TRY(const int64_t kv_head, WholeNumber(json, "kv_head", 0, shape_.num_kv_heads - 1));
   line.stream = static_cast<int32_t>(layer * shape_.num_kv_heads + kv_head);
@@ -248,7 +273,8 @@ class Replay {
       : lines_(lines),
         num_tokens_(lines.shape().num_tokens),
         live_(static_cast<size_t>(num_tokens_) + 1),
-        bytes_(static_cast<size_t>(num_tokens_) + 1),
+        fast_bytes_(static_cast<size_t>(num_tokens_) + 1),
+        slow_bytes_(static_cast<size_t>(num_tokens_) + 1),
         entries_(static_cast<size_t>(num_tokens_)) {}
 
   Result<MeasuredFootprint> Reduce();
@@ -256,21 +282,17 @@ class Replay {
  private:
   struct Entry {
     int64_t bytes = 0;      // 0: never written
-    int64_t last_step = 0;  // birth, or the last rewrite
+    int64_t last_step = 0;  // birth, or the last rewrite or offload
+    bool is_offloaded = false;
     bool is_dead = false;
   };
 
   Result<void> Play(const Run& run);
   Result<void> PlayEntry(const Run& run, int64_t i);
-  void Change(int64_t step, int64_t num_entries, int64_t num_bytes) {
-    live_[static_cast<size_t>(step)] += num_entries;
-    bytes_[static_cast<size_t>(step)] += num_bytes;
-  }
-
   LineReader& lines_;
   int64_t num_tokens_;
-  std::vector<int64_t> live_, bytes_;  // [num_tokens + 1], changes at each step
-  std::vector<Entry> entries_;         // [num_tokens], of the stream being played
+  std::vector<int64_t> live_, fast_bytes_, slow_bytes_;  // [num_tokens + 1], changes at each step
+  std::vector<Entry> entries_;                           // [num_tokens], of the stream being played
 };
 
 Result<void> Replay::PlayEntry(const Run& run, int64_t i) {
@@ -283,27 +305,33 @@ Result<void> Replay::PlayEntry(const Run& run, int64_t i) {
                 fmt::format("{}: the entry at position {} of layer {}, KV head {} {}", lines_.Where(run), position,
                             run.line.stream / num_kv_heads, run.line.stream % num_kv_heads, what));
   };
+  const auto at = static_cast<size_t>(step);
   if (run.line.event == LedgerEvent::kAppend) {
     if (entry.bytes > 0) return fail("is written twice");
-    entry = {run.entry_bytes(), step};
-    Change(step, 1, entry.bytes);
+    entry = {.bytes = run.entry_bytes(), .last_step = step};
+    live_[at] += 1;
+    fast_bytes_[at] += entry.bytes;
     return Ok();
   }
   if (entry.bytes == 0) return fail("was never written");
   if (entry.is_dead) return fail("is evicted twice");
-  if (step < entry.last_step) return fail(fmt::format("is rewritten at step {}, after its end", entry.last_step));
-  if (run.line.event == LedgerEvent::kRewrite) {
-    if (run.old_entry_bytes() != entry.bytes)
-      return fail(fmt::format("has {} bytes, not {}", entry.bytes, run.old_entry_bytes()));
-    Change(step, 0, run.entry_bytes() - entry.bytes);
+  if (entry.is_offloaded) return fail("has left the fast tier before");
+  if (step < entry.last_step) return fail(fmt::format("changes at step {}, after its end", entry.last_step));
+  const bool is_rewrite = run.line.event == LedgerEvent::kRewrite;
+  if (const int64_t bytes = is_rewrite ? run.old_entry_bytes() : run.entry_bytes(); bytes != entry.bytes)
+    return fail(fmt::format("has {} bytes, not {}", entry.bytes, bytes));
+  fast_bytes_[at] -= entry.bytes;
+  entry.last_step = step;
+  if (is_rewrite) {
     entry.bytes = run.entry_bytes();
-    entry.last_step = step;
-    return Ok();
+    fast_bytes_[at] += entry.bytes;
+  } else if (run.line.event == LedgerEvent::kOffload) {
+    entry.is_offloaded = true;
+    slow_bytes_[at] += entry.bytes;
+  } else {
+    entry.is_dead = true;
+    live_[at] -= 1;
   }
-  if (run.entry_bytes() != entry.bytes)
-    return fail(fmt::format("has {} bytes, not {}", entry.bytes, run.entry_bytes()));
-  Change(step, -1, -entry.bytes);
-  entry.is_dead = true;
   return Ok();
 }
 
@@ -313,22 +341,24 @@ Result<void> Replay::Play(const Run& run) {
 }
 
 Result<MeasuredFootprint> Replay::Reduce() {
-  // Streams one after the other, passes' figures first: births, then rewrites in time, then deaths.
+  // Streams one after the other, passes' figures first: births, then rewrites and offloads in time, then deaths.
   std::vector<Run>& runs = lines_.runs();
   std::stable_sort(runs.begin(), runs.end(), [](const Run& a, const Run& b) {
     const auto phase = [](const Run& run) {
-      return run.line.event == LedgerEvent::kAppend ? 0 : run.line.event == LedgerEvent::kRewrite ? 1 : 2;
+      return run.line.event == LedgerEvent::kAppend ? 0 : run.line.event == LedgerEvent::kEvict ? 2 : 1;
     };
     return std::tuple(a.line.stream, phase(a), a.line.step) < std::tuple(b.line.stream, phase(b), b.line.step);
   });
   std::vector<int64_t> transient(static_cast<size_t>(num_tokens_));  // [num_tokens], of the pass that ends there
-  int64_t metadata = 0;
+  int64_t fast_metadata = 0, slow_metadata = 0;
   int32_t stream = -1;
   for (const Run& run : runs) {
     if (run.line.event == LedgerEvent::kTransient) {
       transient[static_cast<size_t>(run.line.step)] = run.line.num_entries;
     } else if (run.line.event == LedgerEvent::kMetadata) {
-      Change(run.line.step, 0, run.line.bytes - metadata);
+      const bool is_fast = run.line.tier == lines_.shape().fast.tier;
+      int64_t& metadata = is_fast ? fast_metadata : slow_metadata;
+      (is_fast ? fast_bytes_ : slow_bytes_)[static_cast<size_t>(run.line.step)] += run.line.bytes - metadata;
       metadata = run.line.bytes;
     } else {
       if (run.line.stream != stream) std::fill(entries_.begin(), entries_.end(), Entry());
@@ -337,16 +367,26 @@ Result<MeasuredFootprint> Replay::Reduce() {
     }
   }
   MeasuredFootprint measured = lines_.shape();
-  int64_t live = 0, bytes = 0;
+  MeasuredFootprint::Bytes slow;
+  int64_t live = 0, fast_bytes = 0, slow_bytes = 0, byte_area = 0;
   for (size_t step = 0; step < static_cast<size_t>(num_tokens_); ++step) {
     live += live_[step];
-    bytes += bytes_[step];
+    fast_bytes += fast_bytes_[step];
+    slow_bytes += slow_bytes_[step];
     measured.area += live;
     measured.peak_entries = std::max(measured.peak_entries, live);
     measured.transient_peak_entries = std::max(measured.transient_peak_entries, live + transient[step]);
-    measured.peak_bytes = std::max(measured.peak_bytes, bytes);
-    if (__builtin_add_overflow(measured.byte_area, bytes, &measured.byte_area))
+    measured.fast.peak = std::max(measured.fast.peak, fast_bytes);
+    slow.peak = std::max(slow.peak, slow_bytes);
+    measured.peak_bytes = std::max(measured.peak_bytes, fast_bytes + slow_bytes);
+    if (__builtin_add_overflow(byte_area, fast_bytes + slow_bytes, &byte_area))
       return Fail(Error::kCorrupt, fmt::format("{}: more bytes than can be counted", lines_.closing_line()));
+    slow.area += slow_bytes;
+  }
+  measured.fast.area = byte_area - slow.area;
+  if (measured.slow) {
+    slow.tier = measured.slow->tier;
+    measured.slow = slow;
   }
   return measured;
 }
@@ -360,25 +400,29 @@ MeasuredFootprint MeasuredOf(const SequenceCache& cache) {
   measured.num_layers = cache.shape().num_layers;
   measured.num_kv_heads = cache.shape().num_kv_heads;
   measured.num_tokens = ledger.num_tokens();
-  measured.tier = ledger.tier();
   measured.full_entry_bytes = static_cast<int64_t>(full_format.entry_bytes());
   measured.area = ledger.Area();
   measured.peak_entries = ledger.PeakEntries();
   measured.transient_peak_entries = ledger.TransientPeakEntries();
-  measured.byte_area = ledger.ByteArea(ledger.tier());
-  measured.peak_bytes = ledger.PeakBytes(ledger.tier());
+  const auto bytes_in = [&](TierKind tier) {
+    return MeasuredFootprint::Bytes{tier, ledger.ByteArea(tier), ledger.PeakBytes(tier)};
+  };
+  measured.fast = bytes_in(ledger.tier());
+  if (cache.has_units()) measured.slow = bytes_in(cache.slow()->kind());
+  measured.peak_bytes = ledger.PeakBytes();
   return measured;
 }
 
 Result<void> WriteLedgerFile(const std::string& path, const SequenceCache& cache) {
   const MeasuredFootprint totals = MeasuredOf(cache);
   const std::vector<Run> runs = RunsOf(cache.ledger().lines(), cache.ledger().num_streams());
-  std::string text = fmt::format(
-      R"({{"format":"{}","version":{},"layers":{},"kv_heads":{},"tokens":{},"tier":"{}","full_entry_bytes":{}}})",
-      kFormatName, kFormatVersion, totals.num_layers, totals.num_kv_heads, totals.num_tokens, TierName(totals.tier),
-      totals.full_entry_bytes);
+  std::string text = fmt::format(R"({{"format":"{}","version":{},"layers":{},"kv_heads":{},"tokens":{},"tier":"{}")",
+                                 kFormatName, kFormatVersion, totals.num_layers, totals.num_kv_heads, totals.num_tokens,
+                                 TierName(totals.fast.tier));
+  if (totals.slow) fmt::format_to(std::back_inserter(text), R"(,"slow_tier":"{}")", TierName(totals.slow->tier));
+  fmt::format_to(std::back_inserter(text), R"(,"full_entry_bytes":{}}})", totals.full_entry_bytes);
   text += '\n';
-  for (const Run& run : runs) AppendRun(run, totals.num_kv_heads, text);
+  for (const Run& run : runs) AppendRun(run, totals, text);
   fmt::format_to(std::back_inserter(text), R"({{"event":"end","lines":{})", runs.size());
   for (const Total& total : TotalsOf(totals))
     fmt::format_to(std::back_inserter(text), R"(,"{}":{})", total.name, total.value);

@@ -2,10 +2,11 @@
 // A recorded ledger as a file, and its reduction to the numbers that the running ledger counts.
 //
 // JSON lines. A header with the shape; then a line for each run of entries with consecutive positions and one fate, and
-// for each pass with transient entries or another amount of metadata; a closing line with the totals. docs/eval.md has
-// the fields.
+// for each pass with transient entries or, in a tier, another amount of metadata; a closing line with the totals.
+// docs/eval.md has the fields.
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "base/result.h"
@@ -15,25 +16,36 @@ namespace cachette {
 
 // What a sequence held. Areas and peaks are summed over streams (layer, KV head).
 struct MeasuredFootprint {
+  // Of one tier.
+  struct Bytes {
+    TierKind tier = TierKind::kHost;
+    int64_t area = 0;
+    int64_t peak = 0;
+    bool operator==(const Bytes&) const = default;
+  };
+
   int num_layers = 0;
   int num_kv_heads = 0;
   int64_t num_tokens = 0;
-  TierKind tier = TierKind::kHost;
   int64_t full_entry_bytes = 0;  // of an entry in 16 bit: what byte figures are compared with
   int64_t area = 0;
   int64_t peak_entries = 0;
   int64_t transient_peak_entries = 0;
-  int64_t byte_area = 0;
-  int64_t peak_bytes = 0;
+  Bytes fast;                 // where entries are born
+  std::optional<Bytes> slow;  // of a recipe that offloads
+  int64_t peak_bytes = 0;     // in both tiers at one step
 
+  int64_t byte_area() const { return fast.area + (slow ? slow->area : 0); }
   int64_t num_streams() const { return int64_t{num_layers} * num_kv_heads; }
   int64_t area_full() const { return num_streams() * Triangle(num_tokens); }
   // Over the full cache; 0 without a token.
   double footprint() const { return Over(area, area_full()); }
   double peak() const { return Over(peak_entries, num_streams() * num_tokens); }
   double transient_peak() const { return Over(transient_peak_entries, num_streams() * num_tokens); }
-  double byte_footprint() const { return Over(byte_area, area_full(), full_entry_bytes); }
+  double byte_footprint() const { return Over(byte_area(), area_full(), full_entry_bytes); }
   double byte_peak() const { return Over(peak_bytes, num_streams() * num_tokens, full_entry_bytes); }
+  double byte_footprint(const Bytes& tier) const { return Over(tier.area, area_full(), full_entry_bytes); }
+  double byte_peak(const Bytes& tier) const { return Over(tier.peak, num_streams() * num_tokens, full_entry_bytes); }
   bool operator==(const MeasuredFootprint&) const = default;
 
  private:

@@ -419,6 +419,42 @@ TEST(Ledger, RunningTotalsEqualTheReducedLines) {
   }
 }
 
+// 6 entries of 10 bytes; two leave after the first pass has read them, two more between passes. They live on: area and
+// peak of the full cache, bytes in one tier at each step.
+TEST(Ledger, OffloadedEntriesLiveOnInTheOtherTier) {
+  Ledger ledger(1);
+  ledger.set_recording(true);
+  ledger.BeginPass(0, 4);
+  ledger.Append(0, 0, 4, 10);
+  ledger.Offload(0, 0, 2, 10, TierKind::kArena, EvictTime::kAfterAttention);
+  ledger.EndPass();
+  EXPECT_EQ(ledger.PeakBytes(TierKind::kHost), 40);
+  EXPECT_EQ(ledger.PeakBytes(TierKind::kArena), 0);  // from step 4 on
+  ledger.Offload(0, 2, 2, 10, TierKind::kArena);
+  ledger.SetMetadataBytes(TierKind::kArena, 3);
+  for (int64_t t = 4; t < 6; ++t) {
+    ledger.BeginPass(t, 1);
+    ledger.Append(0, t, 1, 10);
+    ledger.EndPass();
+  }
+  EXPECT_EQ(ledger.Area(), Triangle(6));
+  EXPECT_EQ(ledger.PeakEntries(), 6);
+  EXPECT_EQ(ledger.ByteArea(TierKind::kHost), 10 * Triangle(4) + 10 + 20);
+  EXPECT_EQ(ledger.ByteArea(TierKind::kArena), 2 * (40 + 3));
+  EXPECT_EQ(ledger.ByteArea(), 10 * Triangle(6) + 2 * 3);
+  EXPECT_EQ(ledger.PeakBytes(TierKind::kHost), 40);
+  EXPECT_EQ(ledger.PeakBytes(TierKind::kArena), 43);
+  EXPECT_EQ(ledger.PeakBytes(), 63);
+  EXPECT_EQ(ledger.ByteFootprint(10), 216.0 / 210);
+  EXPECT_EQ(ledger.BytePeak(10), 63.0 / 60);
+  EXPECT_EQ(ledger.live_bytes(), 20);
+  EXPECT_EQ(ledger.total_live_entries(), 6);
+  ASSERT_EQ(ledger.lines().size(), 3u);  // append, offload, metadata
+  EXPECT_EQ(ledger.lines()[1].event, LedgerEvent::kOffload);
+  EXPECT_EQ(ledger.lines()[1].num_entries, 4);  // both begin to live there at step 4
+  EXPECT_EQ(ledger.lines()[1].tier, TierKind::kArena);
+}
+
 TEST(Ledger, RecordsOnlyWhenAsked) {
   Ledger ledger(1);
   ledger.BeginPass(0, 1);

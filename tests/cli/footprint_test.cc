@@ -149,7 +149,7 @@ TEST(Footprint, ALedgerOfARunIsTheRunsOwnNumbersAndTheFormula) {
                   "--prompt and --output are 203 tokens, the ledger has 240");
   const ProcessResult table = Footprint({"--ledger", path});
   EXPECT_THAT(table.out, HasSubstr("transient_peak"));
-  EXPECT_THAT(table.out, HasSubstr("in tier host"));
+  EXPECT_THAT(table.out, HasSubstr("host_peak_bytes"));
 
   // f32 entries take twice the bytes.
   const std::string wide = folder / "wide.jsonl";

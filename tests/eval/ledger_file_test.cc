@@ -147,6 +147,72 @@ TEST(LedgerFile, EveryEventSurvivesTheFile) {
   EXPECT_EQ(measured->byte_peak(), ledger.BytePeak(TierKind::kHost, kEntryBytes));
 }
 
+// A cache of two tiers whose ledger alone is used.
+struct TwoTierLedger {
+  TwoTierLedger() { cache.ledger().set_recording(true); }
+  Tier tier{TierKind::kHost};
+  std::unique_ptr<RecordStore> slow = *RecordStore::Create("ram", ops::KvFormat{Dtype::kF16, kHeadDim}.block_bytes());
+  SequenceCache cache{tier,
+                      {.num_layers = 1,
+                       .num_kv_heads = 2,
+                       .format = {Dtype::kF16, kHeadDim},
+                       .units = {.num_index_vectors = 1, .first_layer = 0, .local_entries = 16}},
+                      slow.get()};
+};
+
+void TellOffloads(Ledger& ledger) {
+  ledger.SetMetadataBytes(40);
+  ledger.BeginPass(0, 6);
+  for (int stream = 0; stream < 2; ++stream) {
+    ledger.Append(stream, 0, 6, kEntryBytes);
+    ledger.Offload(stream, 1, 3, kEntryBytes, TierKind::kArena, EvictTime::kAfterAttention);
+  }
+  ledger.EndPass();
+  ledger.SetMetadataBytes(TierKind::kArena, 8);
+  for (int64_t t = 6; t < 9; ++t) {
+    ledger.BeginPass(t, 1);
+    for (int stream = 0; stream < 2; ++stream) ledger.Append(stream, t, 1, kEntryBytes);
+    if (t == 7) ledger.Offload(1, 4, 2, kEntryBytes, TierKind::kArena, EvictTime::kAfterAttention);
+    ledger.EndPass();
+  }
+}
+
+TEST(LedgerFile, OffloadedEntriesLiveOnInTheSlowTier) {
+  TwoTierLedger two;
+  TellOffloads(two.cache.ledger());
+  const TempFolder folder;
+  ASSERT_TRUE(WriteLedgerFile(folder / "ledger", two.cache).ok());
+  const Result<MeasuredFootprint> measured = ReduceLedgerFile(folder / "ledger");
+  ASSERT_TRUE(measured.ok()) << measured.failure().message;
+  EXPECT_EQ(*measured, MeasuredOf(two.cache));
+  EXPECT_EQ(measured->footprint(), 1.0);
+  ASSERT_TRUE(measured->slow.has_value());
+  EXPECT_EQ(measured->slow->tier, TierKind::kArena);
+  EXPECT_EQ(measured->slow->area, 3 * 6 * kEntryBytes + 2 * kEntryBytes + 3 * 8);
+  EXPECT_EQ(measured->slow->peak, 8 * kEntryBytes + 8);
+  EXPECT_EQ(measured->byte_area(), 2 * Triangle(9) * kEntryBytes + 9 * 40 + 3 * 8);
+  EXPECT_EQ(measured->peak_bytes, 18 * kEntryBytes + 48);
+
+  const std::string text = ReadFile(folder / "ledger");
+  const auto refused = [&](const std::string& from, const std::string& to) {
+    std::string changed = text;
+    const size_t at = changed.find(from);
+    EXPECT_NE(at, std::string::npos) << from;
+    changed.replace(at, from.size(), to);
+    const Result<MeasuredFootprint> reduced = ReduceLedgerFile(folder.Write("bad", changed));
+    EXPECT_FALSE(reduced.ok()) << to;
+    return reduced.ok() ? "" : reduced.failure().message;
+  };
+  EXPECT_THAT(refused(R"(,"slow_tier":"arena")", ""), HasSubstr("the header names n"));
+  EXPECT_THAT(refused(R"("slow_tier":"arena")", R"("slow_tier":"host")"), HasSubstr("are the same"));
+  EXPECT_THAT(refused(R"("slow_tier":"arena")", R"("slow_tier":"cloud")"), HasSubstr("field slow_tier is none of"));
+  EXPECT_THAT(refused(R"("event":"offload","layer":0,"kv_head":1,"position":4)",
+                      R"("event":"offload","layer":0,"kv_head":1,"position":3)"),
+              HasSubstr("the entry at position 3 of layer 0, KV head 1 has left the fast tier before"));
+  EXPECT_THAT(refused(R"("event":"offload")", R"("event":"evict")"), HasSubstr(": area is "));
+  EXPECT_THAT(refused(R"("tier":"arena"})", R"("tier":"disk"})"), HasSubstr("the header names no tier disk"));
+}
+
 TEST(LedgerFile, NothingSeenIsALedgerToo) {
   LedgerOnly none(2, 3);
   const TempFolder folder;
