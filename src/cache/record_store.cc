@@ -112,7 +112,7 @@ Result<int64_t> RecordStore::Allocate(int64_t num_records) {
   if (static_cast<size_t>(num_records) > limit_bytes_ / record_bytes_ - static_cast<size_t>(owned_records_))
     return Fail(Error::kOutOfMemory,
                 fmt::format("slow tier ({}): {:.1f} MiB of KV held and {:.1f} MiB more needed pass the limit of {:.1f} "
-                            "MiB; raise the limit or shorten the input",
+                            "MiB; raise --slow-kv-bytes or shorten the input",
                             TierName(kind()), static_cast<double>(owned_bytes()) / 0x1p20,
                             static_cast<double>(num_records) * static_cast<double>(record_bytes_) / 0x1p20,
                             static_cast<double>(limit_bytes_) / 0x1p20));

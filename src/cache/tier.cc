@@ -132,7 +132,7 @@ Result<void> Tier::CheckRoom(size_t num_bytes) const {
   if (limit_bytes_ == kUnlimited || num_bytes <= limit_bytes_ - std::min(limit_bytes_, owned_bytes_)) return Ok();
   return Fail(Error::kOutOfMemory,
               fmt::format("{} tier: {:.1f} MiB of KV held and {:.1f} MiB more needed pass the limit of {:.1f} MiB; "
-                          "raise --kv-bytes, shorten the input or choose a recipe with a smaller budget",
+                          "raise --fast-kv-bytes, shorten the input or choose a recipe with a smaller budget",
                           TierName(kind_), static_cast<double>(owned_bytes_) / 0x1p20,
                           static_cast<double>(num_bytes) / 0x1p20, static_cast<double>(limit_bytes_) / 0x1p20));
 }

@@ -25,6 +25,7 @@ void AddRecipes(CLI::App& root, Command& chosen);
 void AddFootprint(CLI::App& root, Command& chosen);
 void AddTokenize(CLI::App& root, Command& chosen);
 void AddEval(CLI::App& root, Command& chosen);
+void AddCalibrate(CLI::App& root, Command& chosen);
 void AddBench(CLI::App& root, Command& chosen);
 void AddCompletions(CLI::App& root, Command& chosen);
 void AddMan(CLI::App& root, Command& chosen);

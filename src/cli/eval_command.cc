@@ -33,6 +33,7 @@ struct EvalArguments {
   std::string fidelity_file;
   std::string records_file;
   std::string samples_file;
+  std::string task_flag;  // one that only tasks have a use for, as given
   bool has_tasks = false;
   bool is_json = false;
   bool is_quiet = false;
@@ -146,9 +147,9 @@ Result<void> Eval::RunTasks() {
   const Json totals = TotalsJson(result.records);
   json_["protocol"] = arguments_.eval.protocol;
   json_["tasks"] = TasksJson(result.records);
-  for (const char* field : {"answers", "footprint", "peak", "timings"}) json_[field] = totals.value(field, Json());
+  for (const char* field : {"answers", "footprint", "peak", "retrieval", "timings"})
+    json_[field] = totals.value(field, Json());
   json_["seconds"] = result.seconds;
-  json_["is_complete"] = !result.is_cancelled;
   Print(TasksTable(result.records));
   return Ok();
 }
@@ -177,6 +178,10 @@ Result<void> Eval::RunFidelity(const std::string& text) {
 }
 
 Result<int> Eval::Run() {
+  if (!arguments_.runs_tasks() && !arguments_.task_flag.empty())
+    return Fail(Error::kInvalidArgument,
+                fmt::format("{} belongs to tasks, and --fidelity alone runs none; leave it out or name --tasks too",
+                            arguments_.task_flag));
   CACHETTE_TRY(Validate(arguments_.eval));
   std::string text;
   if (!arguments_.fidelity_file.empty()) {
@@ -188,6 +193,7 @@ Result<int> Eval::Run() {
     fmt::print(stderr, "cachette: {}\n", DescribeRun(*engine_, *recipe_));
   if (arguments_.runs_tasks()) CACHETTE_TRY(RunTasks());
   if (!arguments_.fidelity_file.empty() && !is_cancelled_) CACHETTE_TRY(RunFidelity(text));
+  json_["is_complete"] = !is_cancelled_;
   if (arguments_.is_json) {
     json_["recipe"] = recipe_->row().name;
     json_["options"] = EvalOptionsJson(*engine_, *recipe_, arguments_.eval);
@@ -302,7 +308,9 @@ void AddEval(CLI::App& root, Command& chosen) {
   app->add_flag("-q,--quiet", arguments->is_quiet, "print the results and nothing else")->group("Output");
   AddRecipeFlags(*app, arguments->recipe);
   AddEngineFlags(*app, arguments->engine);
-  app->callback([arguments, &chosen] {
+  app->callback([arguments, app, &chosen] {
+    for (const char* flag : {"--lengths", "--samples", "--questions", "--seed", "--protocol", "--records"})
+      if (arguments->task_flag.empty() && app->get_option(flag)->count() > 0) arguments->task_flag = flag;
     chosen = [arguments] {
       return arguments->samples_file.empty() ? Eval(*arguments).Run() : WriteSamples(*arguments);
     };

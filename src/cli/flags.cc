@@ -105,7 +105,7 @@ CLI::Option* AddFlag(CLI::App& app, const std::string& names, const OptionInfo& 
 }
 
 void AddEngineFlags(CLI::App& app, EngineOptions& options) {
-  AddFlags(app, options, "Model and machine", {{"model", "-m"}, {"threads", "-t"}});
+  AddFlags(app, options, "Model and machine", {{"model", "-m"}, {"threads", "-t"}, {"fast_kv_bytes", "--kv-bytes"}});
   app.add_option("--lora", options.loras, "LoRA adapter merged into the weights (again for each further one)")
       ->type_name("FILE")
       ->allow_extra_args(false)

@@ -31,16 +31,17 @@ CLI::Option* AddFlag(CLI::App& app, const std::string& names, const OptionInfo& 
                      std::function<void(const OptionValue&)> set);
 
 // A flag for every declared option of a struct, which must outlive the parsing; only those named in only when it is not
-// empty. short_names: option -> "-n".
+// empty. more_names: option -> "-n", or another long name.
 template <class T>
-void AddFlags(CLI::App& app, T& options, const char* group, const std::map<std::string, std::string>& short_names = {},
+void AddFlags(CLI::App& app, T& options, const char* group, const std::map<std::string, std::string>& more_names = {},
               const std::set<std::string>& only = {}) {
   std::vector<OptionInfo> declared;
   ListOptions(options, "", declared);
   for (const OptionInfo& info : declared) {
     if (!only.empty() && !only.contains(info.name)) continue;
-    const auto it = short_names.find(info.name);
-    const std::string names = (it == short_names.end() ? "" : it->second + ",") + FlagOf(info.name);
+    std::string names = FlagOf(info.name);
+    if (const auto it = more_names.find(info.name); it != more_names.end())
+      names = it->second.starts_with("--") ? names + "," + it->second : it->second + "," + names;
     AddFlag(app, names, info, group,
             [&options, name = info.name](const OptionValue& value) { SetOption(options, name, value); });
   }

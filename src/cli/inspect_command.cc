@@ -148,7 +148,8 @@ void AddInspect(CLI::App& root, Command& chosen) {
   const auto arguments = std::make_shared<Arguments>();
   CLI::App* app = root.add_subcommand("inspect", "describe a model, its tokenizer and what its KV cache costs here");
   app->add_flag("--json", arguments->is_json, "print one JSON object");
-  AddFlags(*app, arguments->engine, "Options", {{"model", "-m"}}, {"model", "kv_dtype", "kv_bytes", "rope_scale"});
+  AddFlags(*app, arguments->engine, "Options", {{"model", "-m"}, {"fast_kv_bytes", "--kv-bytes"}},
+           {"model", "kv_dtype", "fast_kv_bytes", "rope_scale"});
   app->callback([arguments, &chosen] {
     chosen = [arguments]() -> Result<int> {
       CACHETTE_TRY(const ModelSummary summary, InspectModel(arguments->engine));

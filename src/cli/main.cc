@@ -89,6 +89,7 @@ int Main(int argc, char** argv) {
   AddFootprint(root, chosen);
   AddTokenize(root, chosen);
   AddEval(root, chosen);
+  AddCalibrate(root, chosen);
   AddBench(root, chosen);
   AddCompletions(root, chosen);
   AddMan(root, chosen);

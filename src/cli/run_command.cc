@@ -18,6 +18,7 @@
 #include "cli/progress.h"
 #include "engine/chat.h"
 #include "engine/report.h"
+#include "engine/trace_file.h"
 #include "eval/kept_map.h"
 #include "eval/ledger_file.h"
 #include "io/write_file.h"
@@ -36,6 +37,7 @@ struct RunArguments {
   std::string standard_input;  // "-" when it was named
   std::string ledger_file;     // "": none is written
   std::string explain_file;    // as ledger_file
+  std::string trace_file;      // as ledger_file
   bool has_prompt = false;
   bool is_chat = false;
   bool is_raw = false;
@@ -68,10 +70,11 @@ class Run {
 
  private:
   Result<std::string> FirstMessage() const;
+  Result<void> CheckRecordFiles() const;
   Result<void> Load();
   Result<RunReport> Answer(const std::string& message);
   Result<void> Print(const RunReport& report);
-  Result<void> WriteRecords() const;
+  Result<void> WriteRecords(const RunReport& report) const;
   Result<bool> Turn(const std::string& message);
 
   const RunArguments& arguments_;
@@ -103,15 +106,31 @@ Result<std::string> Run::FirstMessage() const {
   return message;
 }
 
+// Files to be written after the answer, refused before the model is loaded.
+Result<void> Run::CheckRecordFiles() const {
+  const std::pair<const char*, std::string> files[] = {
+      {"--ledger", arguments_.ledger_file}, {"--explain", arguments_.explain_file}, {"--trace", arguments_.trace_file}};
+  for (const auto& [flag, path] : files) {
+    if (path.empty()) continue;
+    CACHETTE_TRY(CheckWritable(flag, path));
+    for (const auto& [other_flag, other_path] : files)
+      if (std::string_view(flag) < other_flag && path == other_path)
+        return Fail(Error::kInvalidArgument,
+                    fmt::format("{} and {} name the same file {}; give each its own", other_flag, flag, path));
+  }
+  return Ok();
+}
+
 Result<void> Run::Load() {
   CACHETTE_TRY(Validate(arguments_.generate));
-  if (!arguments_.ledger_file.empty()) CACHETTE_TRY(CheckWritable("--ledger", arguments_.ledger_file));
-  if (!arguments_.explain_file.empty()) CACHETTE_TRY(CheckWritable("--explain", arguments_.explain_file));
-  if (!arguments_.ledger_file.empty() && arguments_.ledger_file == arguments_.explain_file)
-    return Fail(Error::kInvalidArgument,
-                fmt::format("--ledger and --explain name the same file {}; give each its own", arguments_.ledger_file));
+  CACHETTE_TRY(CheckRecordFiles());
   CACHETTE_TRY(engine_, Engine::Load(arguments_.engine));
   CACHETTE_TRY(const auto recipe, engine_->MakeRecipe(arguments_.recipe.name, arguments_.recipe.options));
+  if (!arguments_.trace_file.empty() && !recipe->retrieves())
+    return Fail(Error::kInvalidArgument,
+                fmt::format("--trace records what is retrieved, and recipe {} retrieves nothing; leave --trace out or "
+                            "choose a recipe such as louis+",
+                            recipe->row().name));
   CACHETTE_TRY(tokenizer_, engine_->tokenizer());
   if (!arguments_.is_raw && !tokenizer_->chat_template().empty()) {
     Result<ChatTemplate> parsed = ChatTemplate::Parse(tokenizer_->chat_template());
@@ -129,6 +148,7 @@ Result<void> Run::Load() {
                 "--parse-special needs --raw: with a chat template its own control tokens are the only ones");
   session_ = engine_->NewSession(recipe);
   if (!arguments_.ledger_file.empty()) session_->RecordLedger();
+  if (!arguments_.trace_file.empty()) session_->TraceRetrieval();
   conversation_.emplace(*tokenizer_, chat_template_ ? &*chat_template_ : nullptr, arguments_.system,
                         arguments_.parses_special);
   if (arguments_.shows_notes()) fmt::print(stderr, "cachette: {}\n", DescribeRun(*engine_, *recipe));
@@ -174,6 +194,7 @@ Result<void> Run::Print(const RunReport& report) {
     json["options"]["system"] = arguments_.system;
     json["options"]["ledger"] = arguments_.ledger_file;
     json["options"]["explain"] = arguments_.explain_file;
+    json["options"]["trace"] = arguments_.trace_file;
     PrintJson(json, arguments_.is_chat ? JsonStyle::kOneLine : JsonStyle::kIndented);
     return Ok();
   }
@@ -186,8 +207,11 @@ Result<void> Run::Print(const RunReport& report) {
 }
 
 // Of everything the session has seen.
-Result<void> Run::WriteRecords() const {
+Result<void> Run::WriteRecords(const RunReport& report) const {
   if (!arguments_.ledger_file.empty()) CACHETTE_TRY(WriteLedgerFile(arguments_.ledger_file, session_->cache()));
+  if (!arguments_.trace_file.empty())
+    CACHETTE_TRY(WriteTraceFile(arguments_.trace_file, *engine_, *session_, arguments_.generate,
+                                report.generation.prompt_tokens));
   if (arguments_.explain_file.empty()) return Ok();
   const KeptMap map = MapOfKept(session_->cache());
   const std::string title = fmt::format("What {} keeps of {} tokens", session_->recipe().row().name, map.num_tokens);
@@ -204,7 +228,7 @@ Result<int> Run::Once() {
   CACHETTE_TRY(Load());
   CACHETTE_TRY(const RunReport report, Answer(message));
   CACHETTE_TRY(Print(report));
-  CACHETTE_TRY(WriteRecords());
+  CACHETTE_TRY(WriteRecords(report));
   return report.generation.stop == StopReason::kCancelled ? kInterrupted : 0;
 }
 
@@ -217,7 +241,7 @@ Result<bool> Run::Turn(const std::string& message) {
     return true;
   }
   CACHETTE_TRY(Print(*report));
-  CACHETTE_TRY(WriteRecords());
+  CACHETTE_TRY(WriteRecords(*report));
   return true;
 }
 
@@ -296,6 +320,10 @@ void AddRun(CLI::App& root, Command& chosen) {
       ->group(group);
   app->add_option("--explain", arguments->explain_file,
                   "draw what is kept per layer and KV head over the text, as an SVG picture in this file")
+      ->type_name("FILE")
+      ->group(group);
+  app->add_option("--trace", arguments->trace_file,
+                  "write what was retrieved at each token and layer, and why, as JSON lines to this file")
       ->type_name("FILE")
       ->group(group);
   app->add_flag("-q,--quiet", arguments->is_quiet, "print the answer and nothing else")->group(group);

@@ -4,7 +4,12 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
+#include <filesystem>
 
+#include "engine/calibrate.h"
+#include "engine/fast_need.h"
+#include "engine/report.h"
 #include "engine/sampler.h"
 
 namespace cachette {
@@ -40,12 +45,36 @@ CacheShape Engine::ShapeFor(const Recipe& recipe) const {
           .units = recipe.unit_shape()};
 }
 
+// The thresholds that cachette calibrate has left beside the model, for a recipe that asks for some and was given none.
+std::optional<std::pair<std::string, std::string>> Engine::CalibratedOption(
+    const Recipe& recipe, const std::map<std::string, std::string>& given) const {
+  if (!recipe.retrieves()) return std::nullopt;
+  const std::string trigger = recipe.parts().retrieval->trigger->name();
+  if (trigger != "prev" && trigger != "last") return std::nullopt;
+  for (const auto& [key, value] : given) {
+    std::string name = key;
+    std::replace(name.begin(), name.end(), '-', '_');
+    if (name.ends_with(trigger + "_tau") || name.ends_with(trigger + "_taus")) return std::nullopt;
+  }
+  const std::string path = ThresholdFileOf(model_path_, options_.loras, trigger);
+  std::error_code ignored;
+  if (path.empty() || !std::filesystem::is_regular_file(path, ignored)) return std::nullopt;
+  return std::pair(fmt::format("trigger.{}_taus", trigger), path);
+}
+
 Result<std::shared_ptr<const Recipe>> Engine::MakeRecipe(std::string_view name,
                                                          const std::map<std::string, std::string>& options) {
   CACHETTE_TRY(Recipe recipe, Recipe::Create(name, options));
+  if (const auto calibrated = CalibratedOption(recipe, options)) {
+    std::map<std::string, std::string> all = options;
+    all.insert(*calibrated);
+    CACHETTE_TRY(recipe, Recipe::Create(name, all));
+  }
   CACHETTE_TRY(recipe.Prepare(ShapeFor(recipe)));
   if (recipe.retrieves() && slow_tier_ == nullptr) {
-    CACHETTE_TRY(slow_tier_, RecordStore::Create(options_.slow_tier, kv_format_.block_bytes()));
+    const size_t limit =
+        options_.slow_kv_bytes == 0 ? RecordStore::kUnlimited : static_cast<size_t>(options_.slow_kv_bytes);
+    CACHETTE_TRY(slow_tier_, RecordStore::Create(options_.slow_tier, kv_format_.block_bytes(), limit));
   }
   return std::shared_ptr<const Recipe>(std::make_shared<Recipe>(std::move(recipe)));
 }
@@ -87,6 +116,7 @@ Result<void> Engine::CheckPrompt(const Session& session, std::span<const int32_t
 
 Result<void> Engine::RunPass(std::span<Session* const> sessions, std::span<SequenceInput> inputs, const PassInfo& pass,
                              float* logits) {
+  const Clock::time_point start = Clock::now();
   // All sessions' room is checked before any of them opens its pass: a step that does not fit leaves every session as
   // it was, less what its recipe evicted.
   size_t new_bytes = 0;
@@ -110,7 +140,37 @@ Result<void> Engine::RunPass(std::span<Session* const> sessions, std::span<Seque
   }
   CACHETTE_TRY(model_.Forward(*cx_, {pass.phase, inputs, gemm_, logits}));
   for (Session* session : sessions) session->cache_.EndPass();
+  if (pass.phase == Phase::kDecode)
+    for (Session* session : sessions)
+      if (RetrievalRun* const retrieval = session->run_.retrieval()) retrieval->AddDecodeSeconds(SecondsSince(start));
   return Ok();
+}
+
+// A limit that no step of a recipe that retrieves could keep is found before the first pass.
+Result<void> Engine::CheckFastTier(const Session& session, int64_t num_prompt, int64_t chunk) const {
+  const Recipe& recipe = session.recipe();
+  if (!recipe.retrieves()) return Ok();
+  const UnitShape units = recipe.unit_shape();
+  int num_retrieving = 0;
+  for (int layer = units.first_layer; layer < config().num_layers; ++layer)
+    num_retrieving += config().layers[static_cast<size_t>(layer)].attention_window == 0 ? 1 : 0;
+  const int64_t need = LeastFastBytes({.num_dense_layers = config().num_layers - num_retrieving,
+                                       .num_retrieving_layers = num_retrieving,
+                                       .num_kv_heads = config().num_kv_heads,
+                                       .block_bytes = static_cast<int64_t>(kv_format_.block_bytes()),
+                                       .local_entries = units.local_entries,
+                                       .budget = recipe.options().budget,
+                                       .num_held = session.num_tokens(),
+                                       .num_prompt = num_prompt,
+                                       .chunk = chunk,
+                                       .stages_layer = slow_tier_ != nullptr && slow_tier_->kind() == TierKind::kDisk});
+  if (static_cast<size_t>(need) <= tier_->limit_bytes()) return Ok();
+  return Fail(
+      Error::kOutOfMemory,
+      fmt::format("the fast tier may hold {}, and recipe {} needs at least {} for {} tokens with a budget of {} "
+                  "and prefill chunks of {}; raise --fast-kv-bytes, lower --budget or --prefill-chunk",
+                  HumanBytes(static_cast<int64_t>(tier_->limit_bytes())), recipe.row().name, HumanBytes(need),
+                  session.num_tokens() + num_prompt, recipe.options().budget, chunk));
 }
 
 // Calls after_chunk(tokens done so far) after each chunk; it returns false to stop.
@@ -124,6 +184,16 @@ Result<int64_t> Engine::PrefillChunks(Session& session, std::span<const int32_t>
                 fmt::format("trigger.patch {} tokens is longer than a prefill chunk of {}; lower it or raise "
                             "--prefill-chunk",
                             num_patch, chunk));
+  if (const Recipe& recipe = session.recipe();
+      recipe.parts().scorer != nullptr && recipe.parts().trigger->acts_per_chunk() && recipe.options().budget == 0) {
+    const double kept = recipe.options().keep_fraction * static_cast<double>(chunk);
+    if (std::nearbyint(kept) < 1 && recipe.options().keep_extra == 0)
+      return Fail(Error::kInvalidArgument,
+                  fmt::format("keep_fraction {} of a prefill chunk of {} tokens rounds to no entry at all; raise "
+                              "--keep-fraction or --prefill-chunk",
+                              recipe.options().keep_fraction, chunk));
+  }
+  CACHETTE_TRY(CheckFastTier(session, static_cast<int64_t>(tokens.size()), chunk));
   session.rope_context_tokens_ = session.num_tokens() + static_cast<int64_t>(tokens.size());
   Session* const sessions[] = {&session};
   size_t begin = 0, next_row = 0;

@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -61,7 +62,8 @@ class Engine {
   // Opens and binds the model. Errors: everything a file, option or too little memory can cause, in one sentence.
   static Result<std::unique_ptr<Engine>> Load(const EngineOptions& options);
 
-  // A recipe ready for this model. options as in Recipe::Create.
+  // A recipe ready for this model. options as in Recipe::Create; thresholds that cachette calibrate left beside the
+  // model are taken where the recipe's trigger has some and options gives none.
   Result<std::shared_ptr<const Recipe>> MakeRecipe(std::string_view name,
                                                    const std::map<std::string, std::string>& options);
   std::unique_ptr<Session> NewSession(std::shared_ptr<const Recipe> recipe);
@@ -112,6 +114,9 @@ class Engine {
                                 std::span<const int64_t> rows, float* logits, const AfterChunk& after_chunk);
   Result<void> CheckPrompt(const Session& session, std::span<const int32_t> prompt) const;
   Result<void> CheckTokens(std::span<const int32_t> tokens) const;
+  Result<void> CheckFastTier(const Session& session, int64_t num_prompt, int64_t chunk) const;
+  std::optional<std::pair<std::string, std::string>> CalibratedOption(
+      const Recipe& recipe, const std::map<std::string, std::string>& given) const;
   Result<void> RunPass(std::span<Session* const> sessions, std::span<SequenceInput> inputs, const PassInfo& pass,
                        float* logits);
   bool IsEndToken(int32_t token, const GenerateOptions& options);

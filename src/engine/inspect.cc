@@ -61,7 +61,7 @@ Result<ModelSummary> InspectModel(const EngineOptions& options) {
   out.kv_dtype = options.kv_dtype;
   out.kv_bytes_per_token = static_cast<int64_t>(format.entry_bytes()) * out.config.num_layers * out.config.num_kv_heads;
   out.machine = DescribeMachine();
-  int64_t room = options.kv_bytes;
+  int64_t room = options.fast_kv_bytes;
   if (room == 0) room = std::max<int64_t>(0, (out.machine.available_bytes - out.weight_bytes) * 9 / 10);
   out.tokens_in_memory = room / out.kv_bytes_per_token;
   return out;

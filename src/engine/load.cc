@@ -55,7 +55,7 @@ Result<std::unique_ptr<Engine>> Engine::Load(const EngineOptions& options) {
   CACHETTE_TRY(engine->model_, Transformer::Load(*engine->cx_, *engine->checkpoint_, adapters));
 
   engine->kv_format_ = {*DtypeFromName(options.kv_dtype), engine->config().head_dim};
-  size_t limit = static_cast<size_t>(options.kv_bytes);
+  size_t limit = static_cast<size_t>(options.fast_kv_bytes);
   if (limit == 0)
     limit = static_cast<size_t>(static_cast<double>(DescribeMachine().available_bytes) * kKvMemoryFraction);
   engine->tier_ = std::make_unique<Tier>(TierKind::kHost, limit);

@@ -21,7 +21,8 @@ Result<void> Validate(const EngineOptions& o) {
                        "auto, f32 or bf16"));
   CACHETTE_TRY(Require(o.kv_dtype == "f16" || o.kv_dtype == "f32" || o.kv_dtype == "bf16", "kv_dtype", o.kv_dtype,
                        "f16, f32 or bf16"));
-  CACHETTE_TRY(Require(o.kv_bytes >= 0, "kv_bytes", o.kv_bytes, "0 or more"));
+  CACHETTE_TRY(Require(o.fast_kv_bytes >= 0, "fast_kv_bytes", o.fast_kv_bytes, "0 or more"));
+  CACHETTE_TRY(Require(o.slow_kv_bytes >= 0, "slow_kv_bytes", o.slow_kv_bytes, "0 or more"));
   return Require(o.rope_scale >= 1.0 && o.rope_scale <= 1024.0, "rope_scale", o.rope_scale, "1 to 1024");
 }
 

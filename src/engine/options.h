@@ -17,8 +17,9 @@ struct EngineOptions {
   std::string backend = "auto";
   std::string compute = "auto";
   std::string kv_dtype = "f16";
-  int64_t kv_bytes = 0;
+  int64_t fast_kv_bytes = 0;
   std::string slow_tier = "ram";
+  int64_t slow_kv_bytes = 0;
   double rope_scale = 1.0;
 
   void VisitOptions(OptionVisitor& v) {
@@ -28,9 +29,11 @@ struct EngineOptions {
     v(compute, "compute",
       "prefill products: auto, f32 or bf16 (bf16 inputs, f32 sums); auto: bf16 where the CPU has it");
     v(kv_dtype, "kv_dtype", "storage of KV entries: f16, f32 or bf16");
-    v(kv_bytes, "kv_bytes", "most bytes of KV cache; 0: 90 % of the memory available after loading");
+    v(fast_kv_bytes, "fast_kv_bytes",
+      "most bytes of KV cache in fast memory; 0: 90 % of what is available after loading");
     v(slow_tier, "slow_tier",
       "where a recipe that retrieves keeps entries: ram, or disk:FOLDER (disk:FOLDER,direct past the file cache)");
+    v(slow_kv_bytes, "slow_kv_bytes", "most bytes of KV cache in the slow tier; 0: no limit");
     v(rope_scale, "rope_scale", "stretch RoPE linearly by this factor to go past the model's context");
   }
 };

@@ -53,7 +53,7 @@ std::string HumanBytes(int64_t num_bytes) {
 Json OptionsJson(const Engine& engine, const Recipe& recipe, const GenerateOptions& generate) {
   EngineOptions own = engine.options();
   own.model = engine.model_path();
-  own.kv_bytes = static_cast<int64_t>(engine.kv_tier().limit_bytes());
+  own.fast_kv_bytes = static_cast<int64_t>(engine.kv_tier().limit_bytes());
   GenerateOptions generation = generate;
   std::vector<OptionInfo> list;
   ListOptions(own, "", list);
@@ -91,9 +91,43 @@ Json BuildJson() {
 
 Json TiersJson(const Engine& engine) {
   const Tier& tier = engine.kv_tier();
-  return {
-      {TierName(tier.kind()),
-       {{"bytes_now", tier.owned_bytes()}, {"bytes_peak", tier.peak_bytes()}, {"bytes_limit", tier.limit_bytes()}}}};
+  Json out;
+  out[TierName(tier.kind())] = {
+      {"bytes_now", tier.owned_bytes()}, {"bytes_peak", tier.peak_bytes()}, {"bytes_limit", tier.limit_bytes()}};
+  if (const RecordStore* const slow = engine.slow_tier(); slow != nullptr) {
+    const bool is_limited = slow->limit_bytes() != RecordStore::kUnlimited;
+    out[TierName(slow->kind())] = {{"bytes_now", slow->owned_bytes()},
+                                   {"bytes_peak", slow->peak_bytes()},
+                                   {"bytes_limit", is_limited ? Json(slow->limit_bytes()) : Json(nullptr)},
+                                   {"reader", slow->reader_name()},
+                                   {"bytes_written", slow->traffic().bytes_written},
+                                   {"bytes_read", slow->traffic().bytes_read}};
+  }
+  return out;
+}
+
+Json RetrievalJson(const RetrievalStats& stats) {
+  const bool has_steps = stats.num_steps > 0;
+  const bool has_choices = stats.num_layer_steps > 0;
+  const auto share = [&](double seconds) { return OrNull(stats.decode_seconds > 0, seconds / stats.decode_seconds); };
+  const double parts = stats.select_seconds + stats.recall_seconds + stats.attention_seconds + stats.close_seconds;
+  return {{"retrievals_per_token", OrNull(has_choices, stats.retrievals_per_token())},
+          {"entries_copied_per_token", OrNull(has_choices, stats.entries_copied_per_token())},
+          {"entries_copied_after_fill", OrNull(has_choices, stats.entries_copied_after_fill())},
+          {"bytes_recalled_per_token", OrNull(has_steps, stats.bytes_recalled_per_token())},
+          {"reuse_share", OrNull(stats.entries_selected > 0, stats.reuse_share())},
+          {"oracle_hit_rate", nullptr},
+          {"time_share",
+           {{"select", share(stats.select_seconds)},
+            {"recall", share(stats.recall_seconds)},
+            {"attention", share(stats.attention_seconds)},
+            {"close", share(stats.close_seconds)},
+            {"rest", share(stats.decode_seconds - parts)}}},
+          {"build_s", stats.build_seconds},
+          {"decode_s", stats.decode_seconds},
+          {"steps", stats.num_steps},
+          {"units", stats.units_made},
+          {"resident_peak_bytes", stats.resident_peak_bytes}};
 }
 
 Result<Json> ReportJson(const Engine& engine, const Session& session, const GenerateOptions& options,
@@ -116,10 +150,17 @@ Result<Json> ReportJson(const Engine& engine, const Session& session, const Gene
   out["peak"] = ledger.Peak();
   out["transient_peak"] = ledger.TransientPeak();
   const int64_t full_bytes = FullEntryBytes(engine);
-  out["byte_footprint"] = ledger.ByteFootprint(ledger.tier(), full_bytes);
-  out["byte_peak"] = ledger.BytePeak(ledger.tier(), full_bytes);
+  out["byte_footprint"] = ledger.ByteFootprint(full_bytes);
+  out["byte_peak"] = ledger.BytePeak(full_bytes);
   out["session_tokens"] = ledger.num_tokens();
   out["tiers"] = TiersJson(engine);
+  const auto add_bytes = [&](TierKind tier) {
+    out["tiers"][TierName(tier)]["byte_footprint"] = ledger.ByteFootprint(tier, full_bytes);
+    out["tiers"][TierName(tier)]["byte_peak"] = ledger.BytePeak(tier, full_bytes);
+  };
+  add_bytes(ledger.tier());
+  if (session.cache().has_units()) add_bytes(session.cache().slow()->kind());
+  out["retrieval"] = session.retrieval() == nullptr ? Json(nullptr) : RetrievalJson(session.retrieval()->stats());
   out["peak_resident_bytes"] = PeakResidentBytes();
   out["recipe"] = session.recipe().row().name;
   out["options"] = OptionsJson(engine, session.recipe(), options);
@@ -154,10 +195,23 @@ std::string SummaryText(const Engine& engine, const Session& session, const Gene
       fmt::format("\nKV cache   footprint {:.3f}, peak {:.3f} of the full cache", ledger.Footprint(), ledger.Peak());
   if (ledger.TransientPeakEntries() > ledger.PeakEntries())
     text += fmt::format(", {:.3f} with transient entries", ledger.TransientPeak());
-  const double byte_footprint = ledger.ByteFootprint(ledger.tier(), FullEntryBytes(engine));
-  if (byte_footprint != ledger.Footprint()) text += fmt::format(", {:.3f} of its bytes in 16 bit", byte_footprint);
+  const int64_t full_bytes = FullEntryBytes(engine);
+  const double byte_footprint = ledger.ByteFootprint(full_bytes);
+  if (session.cache().has_units())
+    text += fmt::format(", {:.3f} of its bytes in 16 bit ({:.3f} in the fast tier)", byte_footprint,
+                        ledger.ByteFootprint(ledger.tier(), full_bytes));
+  else if (byte_footprint != ledger.Footprint())
+    text += fmt::format(", {:.3f} of its bytes in 16 bit", byte_footprint);
   text += fmt::format("; {} now, {} at most", HumanBytes(static_cast<int64_t>(tier.owned_bytes())),
                       HumanBytes(static_cast<int64_t>(tier.peak_bytes())));
+  if (session.retrieval() == nullptr) return text;
+  const RetrievalStats& stats = session.retrieval()->stats();
+  const RecordStore& slow = *session.cache().slow();
+  text += fmt::format(
+      "\nretrieval  {:.2f} per token and layer, {:.1f} entries copied per token and KV head, working set "
+      "{}, slow tier {} {}",
+      stats.retrievals_per_token(), stats.entries_copied_per_token(), HumanBytes(stats.resident_peak_bytes),
+      TierName(slow.kind()), HumanBytes(static_cast<int64_t>(slow.owned_bytes())));
   return text;
 }
 

@@ -15,15 +15,18 @@ namespace cachette {
 std::string HumanBytes(int64_t num_bytes);
 
 // Every option in force by its declared name: engine, generation and recipe ("protect.sinks"), flat. Automatic choices
-// are reported as chosen, kv_bytes as the limit they led to.
+// are reported as chosen, fast_kv_bytes as the limit they led to.
 nlohmann::ordered_json OptionsJson(const Engine& engine, const Recipe& recipe, const GenerateOptions& generate);
 // {"file", "sha256", "name", "family"}; sha256 is null for a synthetic model. Reads the file once and remembers.
 // Errors: kIo, kNotFound when the file has gone.
 Result<nlohmann::ordered_json> ModelJson(const Engine& engine);
 nlohmann::ordered_json MachineJson(const Machine& machine);
 nlohmann::ordered_json BuildJson();
-// {"host": {"bytes_now", "bytes_peak", "bytes_limit"}}
+// Per tier {"bytes_now", "bytes_peak", "bytes_limit"}: "host", and "arena" or "disk" once a recipe retrieves, with its
+// "reader" and the bytes written and read.
 nlohmann::ordered_json TiersJson(const Engine& engine);
+// The figures of stats; null where nothing was decoded. docs/cli.md has the fields.
+nlohmann::ordered_json RetrievalJson(const RetrievalStats& stats);
 
 // One generation, with what only its caller knows.
 struct RunReport {
@@ -39,7 +42,7 @@ Result<nlohmann::ordered_json> ReportJson(const Engine& engine, const Session& s
 
 // "model SmolLM2...gguf, backend avx512bf16, ...": what will run, in one line without a newline.
 std::string DescribeRun(const Engine& engine, const Recipe& recipe);
-// The same facts as ReportJson's numbers, in three lines.
+// The same facts as ReportJson's numbers, in three lines, or four of a recipe that retrieves.
 std::string SummaryText(const Engine& engine, const Session& session, const Generation& generation);
 
 }  // namespace cachette

@@ -18,9 +18,9 @@ class Session {
   int64_t num_tokens() const { return cache_.num_tokens(); }
   // What a recipe that retrieves did so far; null for others.
   const RetrievalRun* retrieval() const { return run_.retrieval(); }
-  // Keeps a line per layer and decode step, for a recipe that retrieves.
-  void TraceRetrieval() {
-    if (run_.retrieval() != nullptr) run_.retrieval()->set_tracing(true);
+  // Keeps a line per layer and decode step, with the layer's queries if they are wanted, for a recipe that retrieves.
+  void TraceRetrieval(bool keeps_queries = false) {
+    if (run_.retrieval() != nullptr) run_.retrieval()->set_tracing(true, keeps_queries);
   }
   // Keeps the ledger's full list, which eval/ledger_file.h writes. To be called before the first token.
   void RecordLedger() { cache_.ledger().set_recording(true); }

@@ -85,6 +85,7 @@ Result<bool> SampleRun::Reply(Session& session, int64_t limit, Clock::time_point
   record.prefix_share = score.prefix_share;
   record.footprint = session.cache().ledger().Footprint();
   record.peak = session.cache().ledger().Peak();
+  if (session.retrieval() != nullptr) record.retrieval = session.retrieval()->stats();
   return true;
 }
 
@@ -130,6 +131,7 @@ Result<bool> SampleRun::AskAsDecode(const EncodedSample& sample, size_t i, Answe
   record.question_seconds = SecondsBetween(start, Clock::now());
   CACHETTE_TRY(const bool is_done, Reply(*session, sample.reply_limits[i], start, record));
   record.ttft_seconds += context_seconds_;
+  if (record.retrieval && i > 0) record.retrieval = record.retrieval->Since(context_->retrieval()->stats());
   return is_done;
 }
 
@@ -165,9 +167,24 @@ const char* ReplyStopName(ReplyStop stop) {
   return "unknown";
 }
 
+namespace {
+
+// Errors: kInvalidArgument, naming the first element that comes twice.
+template <class T>
+Result<void> CheckDistinct(const char* what, const std::vector<T>& list) {
+  for (size_t i = 1; i < list.size(); ++i)
+    if (std::find(list.begin(), list.begin() + static_cast<int64_t>(i), list[i]) !=
+        list.begin() + static_cast<int64_t>(i))
+      return Fail(Error::kInvalidArgument, fmt::format("{} {} is named twice; name it once", what, list[i]));
+  return Ok();
+}
+
+}  // namespace
+
 Result<void> Validate(const EvalOptions& options) {
   if (options.tasks.empty()) return Fail(Error::kInvalidArgument, "no task is named; give at least one with --tasks");
   for (const std::string& name : options.tasks) CACHETTE_TRY(FindTask(name));
+  CACHETTE_TRY(CheckDistinct("task", options.tasks));
   if (options.lengths.empty())
     return Fail(Error::kInvalidArgument, "no length is named; give at least one with --lengths");
   const auto check = [](const char* name, int64_t value) -> Result<void> {
@@ -175,6 +192,7 @@ Result<void> Validate(const EvalOptions& options) {
     return Fail(Error::kInvalidArgument, fmt::format("{} is {}; it must be at least 1", name, value));
   };
   for (const int64_t length : options.lengths) CACHETTE_TRY(check("a length", length));
+  CACHETTE_TRY(CheckDistinct("length", options.lengths));
   CACHETTE_TRY(check("samples", options.samples));
   CACHETTE_TRY(check("questions", options.questions));
   CACHETTE_TRY(check("prefill_chunk", options.prefill_chunk));

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -61,6 +62,9 @@ struct AnswerRecord {
   double question_seconds = 0;         // kAsDecode: of the question's decode steps
   double ttft_seconds = 0;             // prompt to first token
   double decode_seconds = 0;           // first to last token
+  // Of a recipe that retrieves: while question and reply were decoded. The first question on a context prefilled once
+  // has the context's part too, so that sums over records count everything once.
+  std::optional<RetrievalStats> retrieval;
 };
 
 struct EvalResult {

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <set>
 
 #include "engine/report.h"
@@ -22,6 +23,7 @@ struct Figures {
   double exact_match = 0, prefix_share = 0, footprint = 0, peak = 0;
   double prefill_s = 0, question_s = 0, ttft_s = 0, decode_s = 0;
   double prefill_tokens_per_s = 0, decode_tokens_per_s = 0;  // 0: not measured
+  std::optional<RetrievalStats> retrieval;                   // sums, of a recipe that retrieves
 };
 
 using Records = std::vector<const AnswerRecord*>;
@@ -46,6 +48,9 @@ Figures FiguresOf(const Records& records) {
     out.question_s += r->question_seconds;
     out.ttft_s += r->ttft_seconds;
     out.decode_s += r->decode_seconds;
+    if (!r->retrieval) continue;
+    if (!out.retrieval) out.retrieval.emplace();
+    *out.retrieval += *r->retrieval;
   }
   if (out.prefill_s > 0) out.prefill_tokens_per_s = static_cast<double>(prefilled) / out.prefill_s;
   if (out.decode_s > 0) out.decode_tokens_per_s = static_cast<double>(decoded) / out.decode_s;
@@ -70,6 +75,7 @@ Json ToJson(const Records& records) {
           {"prompt_tokens_median", f.prompt_tokens_median},
           {"footprint", f.footprint},
           {"peak", f.peak},
+          {"retrieval", f.retrieval ? RetrievalJson(*f.retrieval) : Json(nullptr)},
           {"timings",
            {{"prefill_s", f.prefill_s},
             {"question_s", f.question_s},
@@ -117,6 +123,9 @@ Json RecordJson(const AnswerRecord& record, const EvalOptions& options) {
           {"stopped_by", ReplyStopName(record.stop)},
           {"footprint", record.footprint},
           {"peak", record.peak},
+          {"retrievals_per_token", record.retrieval ? Json(record.retrieval->retrievals_per_token()) : Json(nullptr)},
+          {"entries_copied_per_token",
+           record.retrieval ? Json(record.retrieval->entries_copied_per_token()) : Json(nullptr)},
           {"timings",
            {{"prefill_s", record.prefill_seconds},
             {"question_s", record.question_seconds},
@@ -184,6 +193,11 @@ std::string TasksTable(std::span<const AnswerRecord> records) {
                          HumanRate(f.prefill_tokens_per_s), HumanRate(f.decode_tokens_per_s));
     }
   }
+  Records all;
+  for (const AnswerRecord& record : records) all.push_back(&record);
+  if (const auto retrieval = FiguresOf(all).retrieval)
+    out += fmt::format("\nretrieval  {:.3f} per token and layer, {:.1f} entries copied per token and KV head\n",
+                       retrieval->retrievals_per_token(), retrieval->entries_copied_per_token());
   return out;
 }
 

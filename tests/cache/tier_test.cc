@@ -176,7 +176,7 @@ TEST(Tier, TheLimitIsExactAndAFailureChangesNothing) {
   ASSERT_FALSE(refused.ok());
   EXPECT_EQ(refused.failure().error, Error::kOutOfMemory);
   EXPECT_THAT(refused.failure().message, HasSubstr("device tier"));
-  EXPECT_THAT(refused.failure().message, HasSubstr("--kv-bytes"));
+  EXPECT_THAT(refused.failure().message, HasSubstr("--fast-kv-bytes"));
   EXPECT_EQ(tier.owned_bytes(), 3u * 64);
   EXPECT_EQ(tier.peak_bytes(), 3u * 64);
   EXPECT_EQ(tier.pools().at(64)->owned_blocks(), 3);

@@ -38,7 +38,7 @@ void ExpectComplaint(const std::vector<std::string>& arguments, int exit_code, c
 TEST(Help, EveryCommandHasOne) {
   const ProcessResult root = Succeed({"-h"});
   for (const char* command :
-       {"run", "inspect", "recipes", "footprint", "tokenize", "eval", "bench", "completions", "man"}) {
+       {"run", "inspect", "recipes", "footprint", "tokenize", "eval", "calibrate", "bench", "completions", "man"}) {
     EXPECT_THAT(root.out, HasSubstr(std::string("\n  ") + command + " "));
     const ProcessResult own = Succeed({command, "--help"});
     EXPECT_THAT(own.out, HasSubstr(std::string("Usage: cachette ") + command));
@@ -47,7 +47,7 @@ TEST(Help, EveryCommandHasOne) {
   }
   const std::string run = Succeed({"run", "-h"}).out;
   for (const char* part : {"-n, --max-new-tokens N", "[256]", "--protect.sinks, --sinks N", "--recipe RECIPE",
-                           "--kv-bytes SIZE", "-m, --model MODEL", "--lora FILE"})
+                           "--fast-kv-bytes, --kv-bytes SIZE", "-m, --model MODEL", "--lora FILE"})
     EXPECT_THAT(run, HasSubstr(part));
   EXPECT_THAT(Succeed({"--version"}).out, HasSubstr("cachette 0."));
 }
@@ -89,7 +89,17 @@ TEST(Recipes, ListsAndExplains) {
   EXPECT_THAT(Succeed({"recipes", "streaming"}).out, HasSubstr("--protect.recent-window"));
   EXPECT_THAT(Succeed({"recipes", "--markdown"}).out, HasSubstr("| `streaming` |"));
   for (const json& row : list) EXPECT_THAT(Succeed({"recipes"}).out, HasSubstr(row["name"].get<std::string>()));
-  ExpectComplaint({"recipes", "ful"}, 1, "did you mean 'full'?");
+  ExpectComplaint({"recipes", "ful"}, 1,
+                  "unknown recipe 'ful' ('cachette recipes' lists them all); did you mean 'full'?");
+  const auto takes = [](const char* recipe, const char* option) {
+    const json options = SucceedJson({"recipes", recipe, "--json"})["options"];
+    return std::any_of(options.begin(), options.end(), [&](const json& o) { return o["name"] == option; });
+  };
+  EXPECT_FALSE(takes("full", "budget"));
+  EXPECT_TRUE(takes("full", "codec"));
+  EXPECT_TRUE(takes("streaming", "budget"));
+  EXPECT_TRUE(takes("louis", "budget"));
+  EXPECT_FALSE(takes("louis", "keep_fraction"));
 }
 
 TEST(Tokenize, TextToIdsAndBack) {

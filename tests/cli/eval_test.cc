@@ -164,6 +164,9 @@ TEST(Eval, BadInputIsOneSentence) {
   ExpectComplaint({"--fidelity", "/nowhere/text.txt"}, "/nowhere/text.txt");
   ExpectComplaint({"--records", "/nowhere/records.jsonl"}, "/nowhere/records.jsonl");
   ExpectComplaint({"--recipe", "ful"}, "did you mean 'full'?");
+  ExpectComplaint({"--tasks", "kv,niah,kv"}, "task kv is named twice");
+  ExpectComplaint({"--lengths", "700,700"}, "length 700 is named twice");
+  ExpectComplaint({"--fidelity", "/nowhere/text.txt", "--samples", "4"}, "--samples belongs to tasks");
   EXPECT_EQ(RunCachette(EvalArguments({"--lengths", "many"})).exit_code, 2);
 }
 

@@ -276,26 +276,37 @@ TEST(Run, RefusesMasksOfTheWrongShape) {
     const std::string mask = folder.Write("mask.txt", c.text);
     ExpectComplaint(RunCachette(RunArguments({"-p", "x", "-q", "--recipe", "heads", "--mask-file", mask})), 1, c.part);
   }
-  ExpectComplaint(RunCachette(RunArguments({"-p", "x", "-q", "--recipe", "heads"})), 1, "mask_file");
+  ExpectComplaint(RunCachette(RunArguments({"-p", "x", "-q", "--recipe", "heads"})), 1, "--allocator.mask-file");
 }
 
 TEST(Run, PromptLargerThanItsMemory) {
   ExpectComplaint(RunCachette(RunArguments({"-q", "-p", std::string(5000, 'x'), "--kv-bytes", "64K"})), 1,
-                  "raise --kv-bytes");
+                  "raise --fast-kv-bytes");
   // The same prompt passes with a recipe that evicts: 4 streams x (66 + 32 entries, in blocks of 16) x 64 bytes.
   const json out = RunJson({"-p", std::string(5000, 'x'), "--kv-bytes", "64K", "--recipe", "streaming", "--budget",
                             "66", "--prefill-chunk", "32", "-n", "4", "--ignore-eos"});
-  EXPECT_EQ(out["options"]["kv_bytes"], 65536);
+  EXPECT_EQ(out["options"]["fast_kv_bytes"], 65536);
   EXPECT_LE(out["tiers"]["host"]["bytes_peak"], 65536);
+}
+
+TEST(Run, AFractionThatKeepsNothingOfAChunkIsRefused) {
+  const auto knorm = [](const std::string& chunk) {
+    return RunArguments({"-q", "-p", std::string(40, 'x'), "-n", "1", "--recipe", "knorm", "--keep-fraction", "0.1",
+                         "--trigger.prefill", "chunked", "--prefill-chunk", chunk});
+  };
+  ExpectComplaint(RunCachette(knorm("5")), 1, "keep_fraction 0.1 of a prefill chunk of 5 tokens rounds to no entry");
+  EXPECT_EQ(RunCachette(knorm("6")).exit_code, 0);
 }
 
 TEST(Run, SizesHaveUnits) {
   const std::map<std::string, int64_t> sizes = {
       {"4096", 4096}, {"64K", 65536}, {"1.5M", 1572864}, {"2GiB", int64_t{2} << 30}, {"1mb", 1048576}};
   for (const auto& [text, bytes] : sizes)
-    EXPECT_EQ(RunJson({"-p", "x", "-n", "1", "--kv-bytes", text, "--recipe", "full"})["options"]["kv_bytes"], bytes);
+    EXPECT_EQ(RunJson({"-p", "x", "-n", "1", "--kv-bytes", text, "--recipe", "full"})["options"]["fast_kv_bytes"],
+              bytes);
   for (const char* text : {"3X", "MM", "-1K", "K", "1e99"})
-    ExpectComplaint(RunCachette(RunArguments({"-p", "x", std::string("--kv-bytes=") + text})), 2, "is not a size such");
+    ExpectComplaint(RunCachette(RunArguments({"-p", "x", std::string("--fast-kv-bytes=") + text})), 2,
+                    "is not a size such");
 }
 
 TEST(Run, RopeScaleStretchesTheContext) {

@@ -27,7 +27,7 @@ class Induction : public testing::Test {
     options.model = folder_;
     options.backend = backend;
     options.kv_dtype = kv_dtype;
-    options.kv_bytes = kv_bytes;
+    options.fast_kv_bytes = kv_bytes;
     options.threads = 2;
     auto engine = Engine::Load(options);
     EXPECT_TRUE(engine.ok()) << (engine.ok() ? "" : engine.failure().message);
@@ -164,7 +164,7 @@ TEST_F(Induction, TooLittleKvMemoryIsOneSentenceAndLeavesTheTierEmpty) {
     const auto result = engine->Generate(*session, MakeInductionPrompt(10, 3, 2000, 1).tokens, OneToken(128));
     ASSERT_FALSE(result.ok());
     EXPECT_EQ(result.failure().error, Error::kOutOfMemory);
-    EXPECT_NE(result.failure().message.find("--kv-bytes"), std::string::npos) << result.failure().message;
+    EXPECT_NE(result.failure().message.find("--fast-kv-bytes"), std::string::npos) << result.failure().message;
   }
   EXPECT_EQ(engine->kv_tier().owned_bytes(), 0u);
 }

@@ -21,7 +21,7 @@ std::unique_ptr<Engine> TinyEngine(int64_t kv_bytes = 0) {
   EngineOptions options;
   options.model = "synthetic:tiny";
   options.threads = 1;
-  options.kv_bytes = kv_bytes;
+  options.fast_kv_bytes = kv_bytes;
   auto engine = Engine::Load(options);
   EXPECT_TRUE(engine.ok()) << (engine.ok() ? "" : engine.failure().message);
   return std::move(*engine);

@@ -1,0 +1,65 @@
+#include "engine/fast_need.h"
+
+#include <gtest/gtest.h>
+
+namespace cachette {
+namespace {
+
+// 30 layers of 3 KV heads, blocks of one byte, so that results are blocks.
+FastNeedParams Params() {
+  return {.num_dense_layers = 0,
+          .num_retrieving_layers = 30,
+          .num_kv_heads = 3,
+          .block_bytes = 1,
+          .local_entries = 16 + 128 + 32,
+          .budget = 512,
+          .num_held = 0,
+          .num_prompt = 8000,
+          .chunk = 512,
+          .stages_layer = false};
+}
+
+TEST(FastNeed, DecodeIsWhatStaysAndOneBudget) {
+  EXPECT_EQ(LeastFastBytes(Params()), 3 * 30 * (11 + 32));
+  FastNeedParams p = Params();
+  p.block_bytes = 4096;
+  EXPECT_EQ(LeastFastBytes(p), 4096 * 3 * 30 * (11 + 32));
+}
+
+TEST(FastNeed, ShortPromptsStayWhole) {
+  FastNeedParams p = Params();
+  p.num_prompt = 15;  // and one to generate: a block
+  EXPECT_EQ(LeastFastBytes(p), 3 * 30 * 1);
+  p.num_prompt = 16;
+  EXPECT_EQ(LeastFastBytes(p), 3 * 30 * 2);
+  p.num_prompt = 300;  // 19 blocks, 11 of them local
+  EXPECT_EQ(LeastFastBytes(p), 3 * 30 * 19);
+}
+
+TEST(FastNeed, PrefillCountsOneLayersChunkAndOnDiskItsContext) {
+  FastNeedParams p = Params();
+  p.budget = 16;
+  p.num_retrieving_layers = 1;
+  EXPECT_EQ(LeastFastBytes(p), 3 * (11 + 32));  // the chunk is larger than the budget
+  p.chunk = 8000;
+  EXPECT_EQ(LeastFastBytes(p), 3 * 501);  // the whole layer in one pass, nothing before it to copy back
+  p.chunk = 512;
+  p.stages_layer = true;
+  EXPECT_EQ(LeastFastBytes(p), 3 * (11 + 32 + 501 - 11 - 32));
+}
+
+TEST(FastNeed, DenseLayersKeepEverything) {
+  FastNeedParams p = Params();
+  p.num_dense_layers = 2;
+  p.num_retrieving_layers = 28;
+  EXPECT_EQ(LeastFastBytes(p), 3 * (2 * 501 + 28 * (11 + 32)));
+}
+
+TEST(FastNeed, AnotherTurnFindsTheLastOnesWorkingSet) {
+  FastNeedParams p = Params();
+  p.num_held = 8000;
+  EXPECT_EQ(LeastFastBytes(p), 3 * (30 * (11 + 32) + 32));
+}
+
+}  // namespace
+}  // namespace cachette
