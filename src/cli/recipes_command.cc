@@ -26,6 +26,13 @@ std::string PartsOf(const Recipe& recipe) {
   return parts.empty() ? "none" : parts;
 }
 
+// Options of every recipe that this one has no use for.
+bool Takes(const Recipe& recipe, const OptionInfo& option) {
+  if (option.name == "budget") return recipe.takes_budget();
+  if (option.name.starts_with("keep_")) return recipe.parts().scorer != nullptr;
+  return option.name != "positions" || recipe.row().allows_cache_positions;
+}
+
 Json ToJson(const Recipe& recipe) {
   const RecipeRow& row = recipe.row();
   Json out = {{"name", row.name}, {"summary", row.summary}, {"paper", row.paper}, {"needs", row.needs}};
@@ -36,6 +43,7 @@ Json ToJson(const Recipe& recipe) {
   for (const auto& [kind, name] : recipe.PartNames()) out["parts"][kind] = name;
   out["options"] = Json::array();
   for (const OptionInfo& option : recipe.Options()) {
+    if (!Takes(recipe, option)) continue;
     Json entry = {{"name", option.name}, {"help", option.help}};
     std::visit([&](const auto& value) { entry["default"] = value; }, option.value);
     out["options"].push_back(std::move(entry));
@@ -81,9 +89,7 @@ void Explain(const Recipe& recipe) {
   fmt::print("{:<12}{}\n", "parts", PartsOf(recipe));
   fmt::print("\nOptions [default]:\n");
   for (const OptionInfo& option : recipe.Options()) {
-    if (option.name == "budget" && !recipe.takes_budget()) continue;
-    if (option.name.starts_with("keep_") && recipe.parts().scorer == nullptr) continue;
-    if (option.name == "positions" && !row.allows_cache_positions) continue;
+    if (!Takes(recipe, option)) continue;
     fmt::print("  {:<28}{} [{}]\n", FlagOf(option.name), option.help, TextOf(option.value));
   }
 }

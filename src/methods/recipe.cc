@@ -19,7 +19,7 @@ Result<const RecipeRow*> FindRow(std::string_view name) {
   }
   const std::string nearest = NearestName(name, names);
   return Fail(Error::kInvalidArgument,
-              fmt::format("unknown recipe '{}'{}; 'cachette recipes' lists them all", name,
+              fmt::format("unknown recipe '{}' ('cachette recipes' lists them all){}", name,
                           nearest.empty() ? "" : fmt::format("; did you mean '{}'?", nearest)));
 }
 
@@ -44,8 +44,8 @@ Result<const OptionInfo*> FindOption(std::string wanted, std::span<const OptionI
   if (by_ending != nullptr) return by_ending;
   const std::string nearest = NearestName(wanted, names);
   return Fail(Error::kInvalidArgument,
-              fmt::format("recipe {} has no option '{}'{}; 'cachette recipes {}' lists its options", recipe, wanted,
-                          nearest.empty() ? "" : fmt::format("; did you mean '{}'?", nearest), recipe));
+              fmt::format("recipe {} has no option '{}' ('cachette recipes {}' lists its options){}", recipe, wanted,
+                          recipe, nearest.empty() ? "" : fmt::format("; did you mean '{}'?", nearest)));
 }
 
 }  // namespace

@@ -82,7 +82,7 @@ TEST(Recipe, BadValuesNameTheOption) {
   EXPECT_THAT(Refusal("streaming", {{"sinks", "-1"}, {"budget", "100"}}), HasSubstr("protect.sinks -1"));
   EXPECT_THAT(Refusal("streaming", {{"recent_window", "-1"}}), HasSubstr("protect.recent_window -1"));
   EXPECT_THAT(Refusal("heads", {{"head_sparsity", "nan"}}), HasSubstr("out of range"));
-  EXPECT_THAT(Refusal("heads", {}), HasSubstr("--allocator.mask_file"));
+  EXPECT_THAT(Refusal("heads", {}), HasSubstr("--allocator.mask-file"));
   EXPECT_THAT(Refusal("streaming", {{"positions", "relative"}}), HasSubstr("'relative' is neither original nor cache"));
 }
 

@@ -19,7 +19,7 @@ void HeadClass::VisitOptions(OptionVisitor& v) {
 Result<void> HeadClass::Prepare(const CacheShape& shape) {
   if (mask_file.empty())
     return Fail(Error::kInvalidArgument,
-                "this recipe needs --allocator.mask_file with one number per layer and KV head");
+                "this recipe needs --allocator.mask-file with one number per layer and KV head");
   if (!(head_sparsity <= 1.0))
     return Fail(Error::kInvalidArgument, fmt::format("allocator.head_sparsity {} must be at most 1", head_sparsity));
   CACHETTE_TRY(const auto rows, ReadNumberRows("mask file", mask_file, 0.0, 1.0));

@@ -105,7 +105,7 @@ TEST(HeadClass, RefusesMissingFilesAndWrongSparsity) {
   const auto unnamed = part.Prepare(Shape(2, 3));
   ASSERT_FALSE(unnamed.ok());
   EXPECT_EQ(unnamed.failure().error, Error::kInvalidArgument);
-  EXPECT_THAT(unnamed.failure().message, HasSubstr("--allocator.mask_file"));
+  EXPECT_THAT(unnamed.failure().message, HasSubstr("--allocator.mask-file"));
   part.mask_file = "/nonexistent/mask.txt";
   const auto missing = part.Prepare(Shape(2, 3));
   ASSERT_FALSE(missing.ok());
