@@ -17,9 +17,8 @@ int64_t LeastFastBytes(const FastNeedParams& p) {
   const int64_t local = std::min(all, BlocksOf(p.local_entries));
   const int64_t pool = std::min(all - local, BlocksOf(p.budget));
   const int64_t staged = p.stages_layer ? std::max<int64_t>(0, all - local - BlocksOf(last_chunk)) : 0;
-  const bool has_pool = p.num_held > 0;  // of the turn before
   const int64_t passing = std::min(all - local, BlocksOf(last_chunk));
-  const int64_t prefill = p.num_retrieving_layers * (local + (has_pool ? pool : 0)) + passing + staged;
+  const int64_t prefill = p.num_retrieving_layers * local + passing + staged;  // the pool makes room
   const int64_t decode = p.num_retrieving_layers * (local + pool);
   return (p.num_dense_layers * all + std::max(prefill, decode)) * p.num_kv_heads * p.block_bytes;
 }

@@ -114,6 +114,7 @@ Json RetrievalJson(const RetrievalStats& stats) {
   return {{"retrievals_per_token", OrNull(has_choices, stats.retrievals_per_token())},
           {"entries_copied_per_token", OrNull(has_choices, stats.entries_copied_per_token())},
           {"entries_copied_after_fill", OrNull(has_choices, stats.entries_copied_after_fill())},
+          {"entries_copied_after_fill", OrNull(has_choices, stats.entries_copied_after_fill())},
           {"bytes_recalled_per_token", OrNull(has_steps, stats.bytes_recalled_per_token())},
           {"reuse_share", OrNull(stats.entries_selected > 0, stats.reuse_share())},
           {"oracle_hit_rate", nullptr},

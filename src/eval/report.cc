@@ -196,8 +196,11 @@ std::string TasksTable(std::span<const AnswerRecord> records) {
   Records all;
   for (const AnswerRecord& record : records) all.push_back(&record);
   if (const auto retrieval = FiguresOf(all).retrieval)
-    out += fmt::format("\nretrieval  {:.3f} per token and layer, {:.1f} entries copied per token and KV head\n",
-                       retrieval->retrievals_per_token(), retrieval->entries_copied_per_token());
+    out += fmt::format(
+        "\nretrieval  {:.3f} per token and layer, {:.1f} entries copied per token and KV head ({:.1f} after the first "
+        "fill)\n",
+        retrieval->retrievals_per_token(), retrieval->entries_copied_per_token(),
+        retrieval->entries_copied_after_fill());
   return out;
 }
 

@@ -55,10 +55,13 @@ TEST(FastNeed, DenseLayersKeepEverything) {
   EXPECT_EQ(LeastFastBytes(p), 3 * (2 * 501 + 28 * (11 + 32)));
 }
 
-TEST(FastNeed, AnotherTurnFindsTheLastOnesWorkingSet) {
+TEST(FastNeed, TokensOfEarlierTurnsCount) {
   FastNeedParams p = Params();
+  p.num_dense_layers = 1;
   p.num_held = 8000;
-  EXPECT_EQ(LeastFastBytes(p), 3 * (30 * (11 + 32) + 32));
+  EXPECT_EQ(LeastFastBytes(p), 3 * (1001 + 30 * (11 + 32)));
+  p.num_prompt = 15;
+  EXPECT_EQ(LeastFastBytes(p), 3 * (501 + 30 * (11 + 32)));
 }
 
 }  // namespace

@@ -13,6 +13,7 @@ RetrievalStats Some() {
   stats.num_retrievals = 6;
   stats.units_recalled = 9;
   stats.entries_recalled = 240;
+  stats.entries_first_filled = 60;
   stats.bytes_recalled = 5000;
   stats.entries_selected = 400;
   stats.entries_reused = 100;
@@ -31,6 +32,7 @@ TEST(RetrievalStats, FiguresByDefinition) {
   const RetrievalStats stats = Some();
   EXPECT_EQ(stats.retrievals_per_token(), 0.2);
   EXPECT_EQ(stats.entries_copied_per_token(), 2.0);  // 240 over 30 layer steps and 4 KV heads
+  EXPECT_EQ(stats.entries_copied_after_fill(), 1.5);
   EXPECT_EQ(stats.bytes_recalled_per_token(), 500.0);
   EXPECT_EQ(stats.reuse_share(), 0.25);
 }
@@ -56,6 +58,7 @@ TEST(RetrievalStats, ForksAddUp) {
   EXPECT_EQ(total.num_retrievals, 18);
   EXPECT_EQ(total.units_recalled, 27);
   EXPECT_EQ(total.entries_recalled, 720);
+  EXPECT_EQ(total.entries_first_filled, 180);
   EXPECT_EQ(total.bytes_recalled, 15000);
   EXPECT_EQ(total.entries_selected, 1200);
   EXPECT_EQ(total.entries_reused, 300);
