@@ -68,7 +68,7 @@ void RecipeRun::BeforePass(Context&, SequenceCache& cache, const PassInfo& pass)
     is_in_prompt_ = false;
   }
   moment_.pass = pass;
-  if (retrieval_.has_value()) retrieval_->BeforePass(pass);
+  if (retrieval_.has_value()) retrieval_->BeforePass(cache, pass);
   const Trigger* trigger = recipe_->parts().trigger.get();
   if (trigger == nullptr || !trigger->FiresBefore(pass)) return;
   for (int layer = 0; layer < num_layers_; ++layer) {

@@ -50,6 +50,7 @@ void RetrievalRun::BeforePass(SequenceCache& cache, const PassInfo& pass) {
         if (oldest < 0) continue;
         table.DropResident(oldest);
         has_dropped = true;
+        if (pass.phase == Phase::kPrefill) layers_[static_cast<size_t>(layer)].has_selection = false;
       }
   }
 }

@@ -29,7 +29,8 @@ class RetrievalRun {
  public:
   RetrievalRun(std::shared_ptr<const Recipe> recipe, const CacheShape& shape);
 
-  void BeforePass(const PassInfo& pass);
+  // Drops residents that nobody needs at once where the pass would not fit beside them.
+  void BeforePass(SequenceCache& cache, const PassInfo& pass);
   Result<void> BeforeAttention(Context& cx, SequenceCache& cache, const LayerQueries& queries);
   Result<void> AfterAttention(Context& cx, SequenceCache& cache, const LayerQueries& queries);
 
