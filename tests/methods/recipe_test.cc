@@ -46,7 +46,8 @@ std::string Refusal(const char* name, const Options& options) {
 }
 
 TEST(Recipe, UnknownNamesGetTheNearest) {
-  EXPECT_THAT(Refusal("streming", {}), HasSubstr("unknown recipe 'streming'; did you mean 'streaming'?"));
+  EXPECT_THAT(Refusal("streming", {}),
+              HasSubstr("unknown recipe 'streming' ('cachette recipes' lists them all); did you mean 'streaming'?"));
   EXPECT_THAT(Refusal("ful", {}), HasSubstr("did you mean 'full'?"));
   EXPECT_THAT(Refusal("", {}), HasSubstr("'cachette recipes' lists them all"));
   EXPECT_THAT(Refusal("transformers", {}), ::testing::Not(HasSubstr("did you mean")));
@@ -67,7 +68,8 @@ TEST(Recipe, OptionsHaveLongShortAndDashedNames) {
 
 TEST(Recipe, UnknownOptionsGetTheNearest) {
   EXPECT_THAT(Refusal("streaming", {{"recent_windw", "3"}}),
-              HasSubstr("recipe streaming has no option 'recent_windw'; did you mean 'recent_window'?"));
+              HasSubstr("recipe streaming has no option 'recent_windw' ('cachette recipes streaming' lists its "
+                        "options); did you mean 'recent_window'?"));
   EXPECT_THAT(Refusal("streaming", {{"protect.sink", "3"}}), HasSubstr("did you mean 'protect.sinks'?"));
   EXPECT_THAT(Refusal("streaming", {{"mask_file", "m"}}), HasSubstr("has no option 'mask_file'"));
   EXPECT_THAT(Refusal("full", {{"sinks", "3"}}), HasSubstr("recipe full has no option 'sinks'"));
