@@ -139,6 +139,7 @@ class SequenceCache {
     uint16_t wanted = 0;
   };
   Result<void> StartGuesses(int layer, std::span<const GuessRef> guesses);
+  void DropGuesses(int layer);
   // Waits for what StartGuesses began.
   Result<void> SettleGuesses(int layer);
   std::span<const Guess> guesses(int layer, int kv_head) const { return guesses_[StreamIdx(layer, kv_head)]; }
@@ -167,7 +168,6 @@ class SequenceCache {
   size_t StreamIdx(int layer, int kv_head) const { return static_cast<size_t>(layer * shape_.num_kv_heads + kv_head); }
 
   Result<void> AddEverythingToView(int layer);
-  void DropGuesses(int layer);
   Result<std::vector<const std::byte*>> PendingBlocks(Context& cx, int layer, int kv_head, int64_t num_pages) const;
   void BookRewrite(int layer, int kv_head, int64_t first_slot);
 
@@ -189,7 +189,7 @@ class SequenceCache {
 
 // Every broken invariant of a tier and the sequences that share it, one sentence each; empty when all hold:
 // free + owned = total per pool, no block owned twice, live slots in position order, ledger = streams and units = bytes
-// held, entries in one place each, records referenced as often as they are named. Record stores: those of the sequences.
+// held, entries in one place each, records referenced as often as they are named.
 std::vector<std::string> CheckInvariants(const Tier& tier, std::span<const SequenceCache* const> sequences);
 
 }  // namespace cachette

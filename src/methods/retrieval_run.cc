@@ -30,12 +30,19 @@ RetrievalRun::RetrievalRun(std::shared_ptr<const Recipe> recipe, const CacheShap
   stats_.num_kv_heads = num_kv_heads_;
 }
 
+// Guesses are the first to go where the fast tier is full.
+void RetrievalRun::DropGuessesForRoom(SequenceCache& cache, size_t num_bytes) {
+  if (cache.tier().CheckRoom(num_bytes).ok()) return;
+  for (int layer = 0; layer < static_cast<int>(layers_.size()); ++layer) cache.DropGuesses(layer);
+}
+
 void RetrievalRun::BeforePass(SequenceCache& cache, const PassInfo& pass) {
   pass_ = pass;
   if (pass.phase == Phase::kDecode) ++stats_.num_steps;
   const bool needs_selection =
       pass.phase == Phase::kDecode && recipe_->parts().retrieval->working_set->attend == "selection";
   const size_t num_bytes = cache.BytesToAppend(pass.num_tokens);
+  DropGuessesForRoom(cache, num_bytes);
   for (bool has_dropped = true; has_dropped && !cache.tier().CheckRoom(num_bytes).ok();) {
     has_dropped = false;
     for (int layer = 0; layer < static_cast<int>(layers_.size()); ++layer)
@@ -297,6 +304,7 @@ Result<void> RetrievalRun::Retrieve(SequenceCache& cache, int layer) {
       layers_[static_cast<size_t>(layer)].selections[static_cast<size_t>(head)] = std::move(chosen);
   }
   const auto block_bytes = static_cast<int64_t>(cache.shape().format.block_bytes());
+  DropGuessesForRoom(cache, static_cast<size_t>(missing_blocks * block_bytes));
   for (;;) {  // the tier's limit may be tighter than the pool's
     Result<void> room = cache.tier().CheckRoom(static_cast<size_t>(missing_blocks * block_bytes));
     if (room.ok()) break;

@@ -73,6 +73,7 @@ class RetrievalRun {
   bool Retrieves(const SequenceCache& cache, const LayerQueries& queries) const;
   Result<void> DecodeView(Context& cx, SequenceCache& cache, const LayerQueries& queries);
   void ViewHead(SequenceCache& cache, int layer, int head);
+  void DropGuessesForRoom(SequenceCache& cache, size_t num_bytes);
   bool LacksWhatFits(const SequenceCache& cache, int layer) const;
   void ScoreHeads(Context& cx, SequenceCache& cache, const LayerQueries& queries);
   template <class Body>
