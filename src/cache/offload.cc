@@ -18,19 +18,12 @@ Result<OffloadedEntries> SequenceCache::Offload(int layer, int kv_head, int64_t 
   const int64_t num_blocks = (num_entries + kBlockTokens - 1) / kBlockTokens;
   const SlotRange range{from.SlotOfRank(first_rank), from.SlotOfRank(first_rank + num_entries - 1) + 1};
   OffloadedEntries out;
-  std::vector<std::byte> packed;
   const bool is_whole =
       range.begin % kBlockTokens == 0 && range.end - range.begin == num_entries && num_entries % kBlockTokens == 0;
-  CACHETTE_TRY(out.first_record, slow_->Allocate(num_blocks));
-  const auto write = [&](int64_t block_idx, std::span<const std::byte> data) -> Result<void> {
-    Result<void> written = slow_->Write(out.first_record + block_idx, data);
-    if (!written.ok())
-      for (int64_t i = 0; i < num_blocks; ++i) slow_->Release(out.first_record + i);
-    return written;
-  };
-  packed.resize(static_cast<size_t>(num_blocks) * block_bytes);
+  packed_.resize(std::max(packed_.size(), static_cast<size_t>(num_blocks) * block_bytes));
   std::vector<std::byte*> blocks;
-  for (int64_t b = 0; b < num_blocks; ++b) blocks.push_back(packed.data() + static_cast<size_t>(b) * block_bytes);
+  for (int64_t b = 0; b < num_blocks; ++b) blocks.push_back(packed_.data() + static_cast<size_t>(b) * block_bytes);
+  if (num_entries % kBlockTokens != 0) std::memset(blocks.back(), 0, block_bytes);  // dead slots must be finite
   int64_t to_slot = 0;
   for (int64_t slot = range.begin; slot < range.end; ++slot) {
     if (!from.IsLive(slot)) continue;
@@ -40,7 +33,13 @@ Result<OffloadedEntries> SequenceCache::Offload(int layer, int kv_head, int64_t 
   if (is_whole)
     for (int64_t b = 0; b < num_blocks; ++b)
       std::memcpy(blocks[static_cast<size_t>(b)], from.blocks()[range.begin / kBlockTokens + b], block_bytes);
-  CACHETTE_TRY(write(0, packed));
+  CACHETTE_TRY(out.first_record, slow_->Allocate(num_blocks));
+  Result<void> written =
+      slow_->Write(out.first_record, {packed_.data(), static_cast<size_t>(num_blocks) * block_bytes});
+  if (!written.ok()) {
+    for (int64_t i = 0; i < num_blocks; ++i) slow_->Release(out.first_record + i);
+    return std::move(written).failure();
+  }
 
   const int stream_idx = static_cast<int>(StreamIdx(layer, kv_head));
   for (size_t i = 0; i < out.positions.size();) {  // the ledger takes runs of consecutive positions

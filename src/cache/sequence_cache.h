@@ -179,6 +179,7 @@ class SequenceCache {
   std::vector<std::vector<Guess>> guesses_;  // as streams_
   std::vector<ReadTicket> guess_reads_;      // [num_layers]
   std::vector<AttentionView> views_;         // [num_kv_heads], of viewed_layer_
+  std::vector<std::byte> packed_;            // what Offload writes, kept from call to call
   std::vector<Block> staged_;                // that the view holds until EndView
   int viewed_layer_ = -1;
   int64_t num_sink_blocks_ = 0;

@@ -50,6 +50,7 @@ Result<size_t> BlockPool::SlabWithFreeBlock() {
     return Fail(Error::kOutOfMemory,
                 fmt::format("the machine has no {} bytes left for KV blocks; lower the budget or the context length",
                             slab_bytes_));
+  madvise(memory, slab_bytes_, MADV_HUGEPAGE);  // a hint: fewer faults while filling, fewer misses while reading
   if (unmapped == slabs_.size()) slabs_.emplace_back();
   Slab& slab = slabs_[unmapped];
   slab.memory = static_cast<std::byte*>(memory);

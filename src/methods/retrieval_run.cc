@@ -39,27 +39,33 @@ void RetrievalRun::DropGuessesForRoom(SequenceCache& cache, size_t num_bytes) {
 void RetrievalRun::BeforePass(SequenceCache& cache, const PassInfo& pass) {
   pass_ = pass;
   if (pass.phase == Phase::kDecode) ++stats_.num_steps;
-  const bool needs_selection =
-      pass.phase == Phase::kDecode && recipe_->parts().retrieval->working_set->attend == "selection";
   const size_t num_bytes = cache.BytesToAppend(pass.num_tokens);
   DropGuessesForRoom(cache, num_bytes);
-  for (bool has_dropped = true; has_dropped && !cache.tier().CheckRoom(num_bytes).ok();) {
-    has_dropped = false;
-    for (int layer = 0; layer < static_cast<int>(layers_.size()); ++layer)
-      for (int head = 0; head < num_kv_heads_; ++head) {
-        UnitTable& table = cache.units(layer, head);
-        const Selection& selection = layers_[static_cast<size_t>(layer)].selections[static_cast<size_t>(head)];
-        int32_t oldest = -1;
-        for (const int32_t unit_idx : table.residents())
-          if (!(needs_selection && selection.Holds(unit_idx)) &&
-              (oldest < 0 || table.last_used(unit_idx) < table.last_used(oldest)))
-            oldest = unit_idx;
-        if (oldest < 0) continue;
-        table.DropResident(oldest);
-        has_dropped = true;
-        if (pass.phase == Phase::kPrefill) layers_[static_cast<size_t>(layer)].has_selection = false;
-      }
+  while (!cache.tier().CheckRoom(num_bytes).ok() && DropOldestOfEach(cache, -1)) {
   }
+}
+
+// The resident unit of every KV head that was of use the longest ago, but for those of kept_layer and those that a
+// selection holds. False when there is none.
+bool RetrievalRun::DropOldestOfEach(SequenceCache& cache, int kept_layer) {
+  const bool is_prefill = pass_.phase == Phase::kPrefill;  // attention reads everything from where it rests
+  const bool needs_selection = !is_prefill && recipe_->parts().retrieval->working_set->attend == "selection";
+  bool has_dropped = false;
+  for (int layer = 0; layer < static_cast<int>(layers_.size()); ++layer)
+    for (int head = 0; head < num_kv_heads_ && layer != kept_layer; ++head) {
+      UnitTable& table = cache.units(layer, head);
+      const Selection& selection = layers_[static_cast<size_t>(layer)].selections[static_cast<size_t>(head)];
+      int32_t oldest = -1;
+      for (const int32_t unit_idx : table.residents())
+        if (!(needs_selection && selection.Holds(unit_idx)) &&
+            (oldest < 0 || table.last_used(unit_idx) < table.last_used(oldest)))
+          oldest = unit_idx;
+      if (oldest < 0) continue;
+      table.DropResident(oldest);
+      has_dropped = true;
+      if (is_prefill) layers_[static_cast<size_t>(layer)].has_selection = false;
+    }
+  return has_dropped;
 }
 
 // A layer whose own window bounds its cache already keeps its entries.
@@ -315,7 +321,7 @@ Result<void> RetrievalRun::Retrieve(SequenceCache& cache, int layer) {
       DropForRoom(cache, layer, head, std::numeric_limits<int64_t>::max() / 2);
       has_dropped = has_dropped || table.resident_entries() < before;
     }
-    if (!has_dropped) return room;
+    if (!has_dropped && !DropOldestOfEach(cache, layer)) return room;
   }
   stats_.units_recalled += static_cast<int64_t>(missing.size());
   stats_.bytes_recalled += missing_blocks * block_bytes;
@@ -480,10 +486,10 @@ Result<void> RetrievalRun::BuildUnits(Context& cx, SequenceCache& cache, int lay
   const int64_t num_entries = num_pages * kBlockTokens;
   const int64_t window = builder.prompt_window() > 0 ? builder.prompt_window() : num_entries;
   const bool keeps_pages = recipe_->parts().retrieval->working_set->next_keys > 0;
-  std::vector<std::vector<float>> keys(static_cast<size_t>(num_kv_heads_));
+  build_keys_.resize(static_cast<size_t>(num_kv_heads_));
   std::vector<KeyGroup> groups;  // of all heads, window by window
   for (int head = 0; head < num_kv_heads_; ++head) {
-    std::vector<float>& of_head = keys[static_cast<size_t>(head)];
+    std::vector<float>& of_head = build_keys_[static_cast<size_t>(head)];
     CACHETTE_TRY(cache.LoadPendingKeys(cx, layer, head, num_pages, of_head));
     for (int64_t first = 0; first < num_entries; first += window)
       groups.push_back({of_head.data() + first * head_dim_, std::min(window, num_entries - first), {}});
@@ -492,7 +498,7 @@ Result<void> RetrievalRun::BuildUnits(Context& cx, SequenceCache& cache, int lay
   if (!is_runs) builder.Group(cx, groups, head_dim_);
   const size_t windows_per_head = groups.size() / static_cast<size_t>(num_kv_heads_);
   for (int head = 0; head < num_kv_heads_; ++head) {
-    const std::vector<float>& of_head = keys[static_cast<size_t>(head)];
+    const std::vector<float>& of_head = build_keys_[static_cast<size_t>(head)];
     std::vector<int32_t> labels;
     int32_t num_units = 0;
     for (size_t w = 0; w < windows_per_head && !is_runs; ++w) {
@@ -526,6 +532,7 @@ Result<void> RetrievalRun::BuildUnits(Context& cx, SequenceCache& cache, int lay
       AddIndex(cache, layer, head, first_unit + i, of_unit.data(), unit.num_entries);
     });
   }
+  if (layer + 1 == static_cast<int>(layers_.size())) build_keys_ = {};
   return Ok();
 }
 

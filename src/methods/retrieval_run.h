@@ -74,6 +74,7 @@ class RetrievalRun {
   Result<void> DecodeView(Context& cx, SequenceCache& cache, const LayerQueries& queries);
   void ViewHead(SequenceCache& cache, int layer, int head);
   void DropGuessesForRoom(SequenceCache& cache, size_t num_bytes);
+  bool DropOldestOfEach(SequenceCache& cache, int kept_layer);
   bool LacksWhatFits(const SequenceCache& cache, int layer) const;
   void ScoreHeads(Context& cx, SequenceCache& cache, const LayerQueries& queries);
   template <class Body>
@@ -95,8 +96,9 @@ class RetrievalRun {
   int head_dim_;
   PassInfo pass_;
   std::vector<LayerState> layers_;
-  std::vector<HeadStep> heads_;  // [num_kv_heads], of the layer under way
-  bool is_retrieving_ = false;   // the layer under way
+  std::vector<HeadStep> heads_;                 // [num_kv_heads], of the layer under way
+  std::vector<std::vector<float>> build_keys_;  // [num_kv_heads], kept from layer to layer
+  bool is_retrieving_ = false;                  // the layer under way
   double attention_start_ = 0;
   RetrievalStats stats_;
   bool is_tracing_ = false;
