@@ -30,6 +30,14 @@ RetrievalRun::RetrievalRun(std::shared_ptr<const Recipe> recipe, const CacheShap
   stats_.num_kv_heads = num_kv_heads_;
 }
 
+// What the later layers of a decode pass are about to append: the room that they were promised.
+size_t RetrievalRun::BytesToCome(const SequenceCache& cache, int layer) const {
+  int64_t num_blocks = 0;
+  for (int later = layer + 1; later < static_cast<int>(layers_.size()); ++later)
+    for (int head = 0; head < num_kv_heads_; ++head) num_blocks += cache.stream(later, head).BlocksToAppend(1);
+  return static_cast<size_t>(num_blocks) * cache.shape().format.block_bytes();
+}
+
 // Guesses are the first to go where the fast tier is full.
 void RetrievalRun::DropGuessesForRoom(SequenceCache& cache, size_t num_bytes) {
   if (cache.tier().CheckRoom(num_bytes).ok()) return;
@@ -310,9 +318,10 @@ Result<void> RetrievalRun::Retrieve(SequenceCache& cache, int layer) {
       layers_[static_cast<size_t>(layer)].selections[static_cast<size_t>(head)] = std::move(chosen);
   }
   const auto block_bytes = static_cast<int64_t>(cache.shape().format.block_bytes());
-  DropGuessesForRoom(cache, static_cast<size_t>(missing_blocks * block_bytes));
+  const size_t needed_bytes = static_cast<size_t>(missing_blocks * block_bytes) + BytesToCome(cache, layer);
+  DropGuessesForRoom(cache, needed_bytes);
   for (;;) {  // the tier's limit may be tighter than the pool's
-    Result<void> room = cache.tier().CheckRoom(static_cast<size_t>(missing_blocks * block_bytes));
+    Result<void> room = cache.tier().CheckRoom(needed_bytes);
     if (room.ok()) break;
     bool has_dropped = false;
     for (int head = 0; head < num_kv_heads_; ++head) {
@@ -451,6 +460,9 @@ Result<void> RetrievalRun::Guess(Context& cx, SequenceCache& cache, const LayerQ
   }
   for (const SequenceCache::GuessRef& guess : guesses) stats_.entries_recalled += __builtin_popcount(guess.wanted);
   stats_.bytes_recalled += static_cast<int64_t>(guesses.size() * cache.shape().format.block_bytes());
+  while (!guesses.empty() &&
+         !cache.tier().CheckRoom(guesses.size() * cache.shape().format.block_bytes() + BytesToCome(cache, layer)).ok())
+    guesses.pop_back();
   return cache.StartGuesses(layer, guesses);
 }
 

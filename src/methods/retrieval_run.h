@@ -74,6 +74,7 @@ class RetrievalRun {
   Result<void> DecodeView(Context& cx, SequenceCache& cache, const LayerQueries& queries);
   void ViewHead(SequenceCache& cache, int layer, int head);
   void DropGuessesForRoom(SequenceCache& cache, size_t num_bytes);
+  size_t BytesToCome(const SequenceCache& cache, int layer) const;
   bool DropOldestOfEach(SequenceCache& cache, int kept_layer);
   bool LacksWhatFits(const SequenceCache& cache, int layer) const;
   void ScoreHeads(Context& cx, SequenceCache& cache, const LayerQueries& queries);
