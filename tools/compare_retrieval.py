@@ -52,7 +52,10 @@ def run(arguments, out, flags, length, family):
     samples, questions = AMOUNTS[family]
     command = [arguments.program, "eval", "-m", arguments.model, "--lora", arguments.adapter, "-t", "1", "--json", "-q",
                "--tasks", family, "--lengths", str(length), "--samples", str(max(1, round(samples * arguments.scale))),
-               "--questions", str(questions), "--seed", "1", "--protocol", "as-decode", "--recipe", *flags]
+               "--questions", str(questions), "--seed", "1", "--protocol", "as-decode"]
+    if arguments.forced:
+        command += ["--reply", "forced", "--forced-tokens", str(arguments.forced)]
+    command += ["--recipe", *flags]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines()
@@ -102,6 +105,7 @@ def main():
     parser.add_argument("--only", help="names of configurations, all by default")
     parser.add_argument("--prev-taus")
     parser.add_argument("--last-taus")
+    parser.add_argument("--forced", type=int, default=0, help="feed the reference, so many tokens of it, and count items")
     parser.add_argument("--scale", type=float, default=1.0, help="times as many samples")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=1e9)

@@ -146,6 +146,7 @@ Result<void> Eval::RunTasks() {
   is_cancelled_ = result.is_cancelled;
   const Json totals = TotalsJson(result.records);
   json_["protocol"] = arguments_.eval.protocol;
+  json_["reply"] = arguments_.eval.reply;
   json_["tasks"] = TasksJson(result.records);
   for (const char* field : {"answers", "footprint", "peak", "retrieval", "timings"})
     json_[field] = totals.value(field, Json());
@@ -309,7 +310,8 @@ void AddEval(CLI::App& root, Command& chosen) {
   AddRecipeFlags(*app, arguments->recipe);
   AddEngineFlags(*app, arguments->engine);
   app->callback([arguments, app, &chosen] {
-    for (const char* flag : {"--lengths", "--samples", "--questions", "--seed", "--protocol", "--records"})
+    for (const char* flag :
+         {"--lengths", "--samples", "--questions", "--seed", "--protocol", "--reply", "--forced-tokens", "--records"})
       if (arguments->task_flag.empty() && app->get_option(flag)->count() > 0) arguments->task_flag = flag;
     chosen = [arguments] {
       return arguments->samples_file.empty() ? Eval(*arguments).Run() : WriteSamples(*arguments);

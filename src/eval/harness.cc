@@ -28,6 +28,26 @@ Result<Protocol> ParseProtocol(std::string name) {
                                                    fmt::join(kProtocolNames, ", ")));
 }
 
+const std::vector<std::string> kReplyNames = {"free", "forced"};
+
+Result<ReplyMode> ParseReply(const std::string& name) {
+  for (size_t i = 0; i < kReplyNames.size(); ++i)
+    if (name == kReplyNames[i]) return static_cast<ReplyMode>(i);
+  return Fail(Error::kInvalidArgument,
+              fmt::format("unknown reply mode '{}' (one of {})", name, fmt::join(kReplyNames, ", ")));
+}
+
+// What stands between the items of an answer.
+std::string_view ItemEnd(AnswerForm form) {
+  switch (form) {
+    case AnswerForm::kLine: return "->";
+    case AnswerForm::kLines: return "\n";
+    case AnswerForm::kNumber:
+    case AnswerForm::kContained: break;
+  }
+  return "";
+}
+
 // One sample's questions put to the engine.
 class SampleRun {
  public:
@@ -43,7 +63,10 @@ class SampleRun {
 
  private:
   bool IsCancelled() const { return cancel_ != nullptr && cancel_->load(std::memory_order_relaxed); }
-  Result<bool> Reply(Session& session, int64_t limit, Clock::time_point start, AnswerRecord& record);
+  Result<bool> Reply(Session& session, const EncodedSample& sample, size_t i, Clock::time_point start,
+                     AnswerRecord& record);
+  Result<bool> FreeReply(Session& session, int64_t limit, Clock::time_point start, AnswerRecord& record);
+  Result<bool> ForcedReply(Session& session, const Question& question, Clock::time_point start, AnswerRecord& record);
 
   Engine& engine_;
   const Tokenizer& tokenizer_;
@@ -55,8 +78,61 @@ class SampleRun {
   std::vector<float> logits_;  // [vocab_size], of the last token seen
 };
 
+Result<bool> SampleRun::Reply(Session& session, const EncodedSample& sample, size_t i, Clock::time_point start,
+                              AnswerRecord& record) {
+  CACHETTE_TRY(const bool is_done, options_.reply == kReplyNames[static_cast<size_t>(ReplyMode::kForced)]
+                                       ? ForcedReply(session, sample.text.questions[i], start, record)
+                                       : FreeReply(session, sample.reply_limits[i], start, record));
+  record.footprint = session.cache().ledger().Footprint();
+  record.peak = session.cache().ledger().Peak();
+  if (session.retrieval() != nullptr) record.retrieval = session.retrieval()->stats();
+  return is_done;
+}
+
+// The reference, token by token; record.reply is what the model would have said at each.
+Result<bool> SampleRun::ForcedReply(Session& session, const Question& question, Clock::time_point start,
+                                    AnswerRecord& record) {
+  CACHETTE_TRY(std::vector<int32_t> tokens, EncodeReply(tokenizer_, question));
+  const auto num_all = static_cast<int64_t>(tokens.size());
+  if (options_.forced_tokens > 0 && options_.forced_tokens < num_all)
+    tokens.resize(static_cast<size_t>(options_.forced_tokens));
+  const std::string_view item_end = ItemEnd(record.task->form);
+  Sampler sampler({});
+  Session* const sessions[] = {&session};
+  std::string said;  // of the reference so far
+  int64_t num_right_tokens = 0, num_right_items = 0, num_items = 0;
+  bool is_item_right = true;
+  const Clock::time_point first_time = Clock::now();
+  record.ttft_seconds = SecondsBetween(start, first_time);
+  for (const int32_t token : tokens) {
+    const int32_t likeliest = sampler.Sample(logits_);
+    if (!tokenizer_.IsControl(likeliest)) record.reply += tokenizer_.TokenBytes(likeliest);
+    num_right_tokens += likeliest == token;
+    is_item_right = is_item_right && likeliest == token;
+    said += tokenizer_.TokenBytes(token);
+    ++record.generated_tokens;
+    const bool is_last = record.generated_tokens == static_cast<int64_t>(tokens.size());
+    const bool ends_item = (!item_end.empty() && said.find(item_end) != std::string::npos) ||
+                           (is_last && record.generated_tokens == num_all);
+    if (ends_item) {
+      ++num_items;
+      num_right_items += is_item_right;
+      is_item_right = true;
+      said.clear();
+    }
+    CACHETTE_TRY(engine_.DecodeStep(sessions, {&token, 1}, is_last ? nullptr : logits_.data()));
+    if (IsCancelled() && !is_last) return false;
+  }
+  record.decode_seconds = SecondsBetween(first_time, Clock::now());
+  record.stop = record.generated_tokens == num_all ? ReplyStop::kAnswerComplete : ReplyStop::kMaxNewTokens;
+  record.num_items = num_items;
+  record.exact = num_items > 0 ? static_cast<double>(num_right_items) / static_cast<double>(num_items) : 0.0;
+  record.prefix_share = static_cast<double>(num_right_tokens) / static_cast<double>(tokens.size());
+  return true;
+}
+
 // Greedy, from logits_ on, until the answer is complete. Every token is written, the last one too.
-Result<bool> SampleRun::Reply(Session& session, int64_t limit, Clock::time_point start, AnswerRecord& record) {
+Result<bool> SampleRun::FreeReply(Session& session, int64_t limit, Clock::time_point start, AnswerRecord& record) {
   Sampler sampler({});
   Session* const sessions[] = {&session};
   Clock::time_point first_time = start;
@@ -83,9 +159,6 @@ Result<bool> SampleRun::Reply(Session& session, int64_t limit, Clock::time_point
   const Score score = ScoreReply(record.task->form, record.reply, record.reference);
   record.exact = score.exact;
   record.prefix_share = score.prefix_share;
-  record.footprint = session.cache().ledger().Footprint();
-  record.peak = session.cache().ledger().Peak();
-  if (session.retrieval() != nullptr) record.retrieval = session.retrieval()->stats();
   return true;
 }
 
@@ -102,7 +175,7 @@ Result<bool> SampleRun::AskInPrompt(const EncodedSample& sample, size_t i, Answe
   if (num_done < static_cast<int64_t>(prompt.size())) return false;
   record.prefill_seconds = SecondsBetween(start, Clock::now());
   record.prefilled_tokens = num_done;
-  return Reply(*session, sample.reply_limits[i], start, record);
+  return Reply(*session, sample, i, start, record);
 }
 
 Result<bool> SampleRun::PrefillContext(const EncodedSample& sample) {
@@ -129,7 +202,7 @@ Result<bool> SampleRun::AskAsDecode(const EncodedSample& sample, size_t i, Answe
   record.prefill_seconds = context_seconds_;
   record.prefilled_tokens = static_cast<int64_t>(sample.context.size());
   record.question_seconds = SecondsBetween(start, Clock::now());
-  CACHETTE_TRY(const bool is_done, Reply(*session, sample.reply_limits[i], start, record));
+  CACHETTE_TRY(const bool is_done, Reply(*session, sample, i, start, record));
   record.ttft_seconds += context_seconds_;
   if (record.retrieval && i > 0) record.retrieval = record.retrieval->Since(context_->retrieval()->stats());
   return is_done;
@@ -197,6 +270,10 @@ Result<void> Validate(const EvalOptions& options) {
   CACHETTE_TRY(check("questions", options.questions));
   CACHETTE_TRY(check("prefill_chunk", options.prefill_chunk));
   CACHETTE_TRY(ParseProtocol(options.protocol));
+  CACHETTE_TRY(ParseReply(options.reply));
+  if (options.forced_tokens < 0)
+    return Fail(Error::kInvalidArgument,
+                fmt::format("forced_tokens {} must be 0 (all) or more", options.forced_tokens));
   return Ok();
 }
 

@@ -21,6 +21,11 @@ namespace cachette {
 // context is prefilled once; each question is fed token by token through the decode path of a fork of that session.
 enum class Protocol : uint8_t { kInPrompt, kAsDecode };
 
+// Who writes the reply. kFree: the model, greedily; the answer counts as a whole. kForced: the reference is fed
+// whatever the model would say, and each of its items (hop, row, line, number) counts by itself: right when every one
+// of its tokens was the likeliest. So one early slip does not decide over a long answer.
+enum class ReplyMode : uint8_t { kFree, kForced };
+
 struct EvalOptions {
   std::vector<std::string> tasks = {"kv", "niah", "path", "walk", "tsv"};
   std::vector<int64_t> lengths = {1024};
@@ -28,6 +33,8 @@ struct EvalOptions {
   int64_t questions = 1;
   int64_t seed = 1;
   std::string protocol = "in-prompt";
+  std::string reply = "free";
+  int64_t forced_tokens = 0;
   int64_t prefill_chunk = 512;
 
   void VisitOptions(OptionVisitor& v) {
@@ -37,6 +44,11 @@ struct EvalOptions {
     v(protocol, "protocol",
       "in-prompt: prefill context and question together; as-decode: prefill the context, then feed each question "
       "token by token to a fork of it");
+    v(reply, "reply",
+      "free: the model writes, an answer counts as a whole; forced: the reference is fed, and each of its items (hop, "
+      "row, "
+      "line) counts by itself");
+    v(forced_tokens, "forced_tokens", "most tokens of a forced reply; items cut by it do not count; 0: all");
     v(prefill_chunk, "prefill_chunk", "prompt tokens per prefill pass");
   }
 };
@@ -56,7 +68,8 @@ struct AnswerRecord {
   int64_t prompt_tokens = 0;     // context and question
   int64_t generated_tokens = 0;  // all are written to the cache
   ReplyStop stop = ReplyStop::kAnswerComplete;
-  double exact = 0, prefix_share = 0;  // score.h
+  double exact = 0, prefix_share = 0;  // score.h; forced: the share of right items, and of right tokens
+  int64_t num_items = 1;               // of a forced reply
   double footprint = 0, peak = 0;      // of the session that answered, over prompt and reply
   double prefill_seconds = 0;          // kAsDecode: of the context, shared by its questions
   double question_seconds = 0;         // kAsDecode: of the question's decode steps

@@ -19,6 +19,7 @@ using Json = nlohmann::ordered_json;
 struct Figures {
   int64_t num_samples = 0;
   int64_t num_answers = 0;
+  int64_t num_items = 0;             // that answers count by: one each, or those of a forced reply
   int64_t prompt_tokens_median = 0;  // over answers; the upper one of an even number
   double exact_match = 0, prefix_share = 0, footprint = 0, peak = 0;
   double prefill_s = 0, question_s = 0, ttft_s = 0, decode_s = 0;
@@ -40,7 +41,8 @@ Figures FiguresOf(const Records& records) {
     prompts.push_back(r->prompt_tokens);
     prefilled += r->prefilled_tokens;
     decoded += r->generated_tokens - 1;
-    out.exact_match += r->exact;
+    out.exact_match += r->exact * static_cast<double>(r->num_items);
+    out.num_items += r->num_items;
     out.prefix_share += r->prefix_share;
     out.footprint += r->footprint;
     out.peak += r->peak;
@@ -54,8 +56,9 @@ Figures FiguresOf(const Records& records) {
   }
   if (out.prefill_s > 0) out.prefill_tokens_per_s = static_cast<double>(prefilled) / out.prefill_s;
   if (out.decode_s > 0) out.decode_tokens_per_s = static_cast<double>(decoded) / out.decode_s;
-  for (double* sum : {&out.exact_match, &out.prefix_share, &out.footprint, &out.peak, &out.prefill_s, &out.question_s,
-                      &out.ttft_s, &out.decode_s})
+  out.exact_match /= static_cast<double>(std::max<int64_t>(out.num_items, 1));
+  for (double* sum :
+       {&out.prefix_share, &out.footprint, &out.peak, &out.prefill_s, &out.question_s, &out.ttft_s, &out.decode_s})
     *sum /= static_cast<double>(records.size());
   out.num_samples = static_cast<int64_t>(samples.size());
   const auto middle = prompts.begin() + static_cast<int64_t>(prompts.size() / 2);
@@ -72,6 +75,7 @@ Json ToJson(const Records& records) {
           {"prefix_share", f.prefix_share},
           {"samples", f.num_samples},
           {"answers", f.num_answers},
+          {"items", f.num_items},
           {"prompt_tokens_median", f.prompt_tokens_median},
           {"footprint", f.footprint},
           {"peak", f.peak},
@@ -119,6 +123,7 @@ Json RecordJson(const AnswerRecord& record, const EvalOptions& options) {
           {"output", record.reply},
           {"reference", record.reference},
           {"score", record.exact},
+          {"items", record.num_items},
           {"prefix_share", record.prefix_share},
           {"stopped_by", ReplyStopName(record.stop)},
           {"footprint", record.footprint},

@@ -51,6 +51,36 @@ EvalResult MustRun(Engine& engine, const std::shared_ptr<const Recipe>& recipe, 
   return std::move(*result);
 }
 
+TEST(Harness, ForcedRepliesCountTheirItems) {
+  const auto engine = TinyEngine();
+  for (const char* protocol : {"in-prompt", "as-decode"}) {
+    EvalOptions options = Small(protocol);
+    options.reply = "forced";
+    const EvalResult all = MustRun(*engine, MakeRecipe(*engine), options);
+    options.forced_tokens = 7;
+    const EvalResult cut = MustRun(*engine, MakeRecipe(*engine), options);
+    ASSERT_EQ(all.records.size(), cut.records.size());
+    for (size_t i = 0; i < all.records.size(); ++i) {
+      const AnswerRecord& record = all.records[i];
+      int64_t num_items = 1;
+      for (size_t at = record.reference.find("->"); at != std::string::npos; at = record.reference.find("->", at + 1))
+        ++num_items;
+      EXPECT_EQ(record.num_items, num_items) << record.reference;
+      // One byte is one token here: the answer, a space after a colon, the newline.
+      EXPECT_GE(record.generated_tokens, static_cast<int64_t>(record.reference.size()) + 1);
+      EXPECT_LE(record.generated_tokens, static_cast<int64_t>(record.reference.size()) + 2);
+      EXPECT_EQ(cut.records[i].generated_tokens, std::min<int64_t>(7, record.generated_tokens));
+      EXPECT_LE(cut.records[i].num_items, num_items);
+      // Random weights know nothing: bytes are right now and then, whole items never.
+      EXPECT_EQ(record.exact, 0.0);
+      EXPECT_LT(record.prefix_share, 0.5);
+    }
+  }
+  EvalOptions wrong = Small("as-decode");
+  wrong.reply = "frozen";
+  EXPECT_THAT(RunEval(*engine, MakeRecipe(*engine), wrong).failure().message, HasSubstr("frozen"));
+}
+
 TEST(Harness, AsksEveryQuestionOnceAndTheSameWayEachTime) {
   const auto engine = TinyEngine();
   for (const char* protocol : {"in-prompt", "as-decode"}) {

@@ -7,6 +7,7 @@
 #include "base/half.h"
 #include "ops/attention/kv_fixture.h"
 #include "ops/attention/kv_store_kernels.h"
+#include "ops/simd.h"
 
 namespace cachette::ops {
 namespace {
@@ -52,13 +53,10 @@ TEST(KvStore, AllBackendsRoundAlike) {
                            65520.0f,   1e-8f,       5.96e-8f,    -3e-6f,
                            1.0009766f, 1.0004883f,  1e-40f,      3.4e38f,
                            -1e30f,     1.00390625f, 1.01171875f, std::numeric_limits<float>::infinity()};
-  std::vector<void (*)(const BlockStore&)> stores;
-  for (const Backend& backend : testing::FastBackends()) {
-    if (backend.isa == Isa::kAvx2) stores.push_back(avx2::StoreBlock);
-    if (backend.isa == Isa::kAvx512) stores.push_back(avx512::StoreBlock);
-    if (backend.isa == Isa::kAvx512Vnni) stores.push_back(avx512vnni::StoreBlock);
-    if (backend.isa == Isa::kAvx512Bf16) stores.push_back(avx512bf16::StoreBlock);
-  }
+  std::vector<KvStoreKernels> levels;
+  for (const Backend& backend : testing::FastBackends())
+    levels.push_back(ForIsa(backend.isa, []<Isa kIsa>() { return KvStoreKernelsOf<kIsa>(); }));
+  const KvStoreKernels reference = KvStoreKernelsOf<Isa::kRef>();
   Rng rng(2);
   std::vector<float> keys = Normals(rng, 16 * kHeadDim), values = Normals(rng, 16 * kHeadDim, 1e4);
   for (size_t i = 0; i < keys.size(); i += 3) keys[i] = special[i / 3 % 16];
@@ -73,8 +71,21 @@ TEST(KvStore, AllBackendsRoundAlike) {
                  kHeadDim, values.data(), kHeadDim});
           return block;
         };
-        const std::vector<std::byte> expected = store_with(StoreBlockRef);
-        for (auto* store : stores) EXPECT_EQ(store_with(store), expected);
+        const std::vector<std::byte> expected = store_with(reference.store_block);
+        const auto load_with = [&](void (*load)(const BlockKeys&)) {
+          std::vector<float> rows(16 * kHeadDim);
+          load({dtype, kHeadDim, expected.data(), rows.data()});
+          return rows;
+        };
+        const std::vector<float> loaded = load_with(reference.load_keys);
+        for (int t = 0; t < count; ++t)
+          for (int d = 0; d < kHeadDim; ++d)
+            ASSERT_EQ(loaded[static_cast<size_t>((first + t) * kHeadDim + d)],
+                      Rounded(dtype, keys[static_cast<size_t>(t * kHeadDim + d)]));
+        for (const KvStoreKernels& level : levels) {
+          EXPECT_EQ(store_with(level.store_block), expected);
+          EXPECT_EQ(load_with(level.load_keys), loaded);
+        }
       }
   }
 }
