@@ -6,12 +6,15 @@ Usage: train_recall_adapter.py --program build/release/cachette --model models/S
 
 Needs PyTorch and numpy. Samples are made by `cachette eval --write-samples` in --jobs processes while the training runs; it
 begins with the short ones. A sequence is a context, then question, answer, question, answer ...; the loss is the
-cross-entropy of the answers' tokens: their mean over an answer, over a sequence's answers, over sequences. The base weights
-stay at their de-quantised values. The adapter so far is saved every minute. At the end base and adapter are
-evaluated on unseen samples: share of answers whose every token is the likeliest one after the right ones before it.
+cross-entropy of the answers' tokens. An answer weighs as the square root of its number of tokens: between an answer as one
+unit and its tokens as many, since one wrong token of hundreds makes it wrong. Of a walk only the first lap counts fully,
+the others can be copied from it. The base weights stay at their de-quantised values. The adapter so far is saved every
+minute. At the end base and adapter are evaluated on unseen samples: share of answers whose every token is the likeliest one
+after the right ones before it.
 
---seconds 0 --start-from ADAPTER evaluates an adapter. On a CPU (--device cpu --seconds 60 --tokens-per-step 2048) it can be
-tried, not used.
+--start-from ADAPTER goes on with an adapter (the optimiser starts anew; give another --seed for other samples);
+--curriculum 0.4:512,1024,2048/0.6:1024,4096,7936 says the lengths in each share of the time. --seconds 0 --start-from
+ADAPTER evaluates an adapter. On a CPU (--device cpu --seconds 60 --tokens-per-step 2048) it can be tried, not used.
 """
 
 import argparse
@@ -35,10 +38,13 @@ os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 import numpy as np
 import torch
 import torch.nn.functional as F
-import torch.utils.checkpoint
 
 QUESTIONS = {"kv": 8, "niah": 4, "path": 4, "walk": 1, "tsv": 1}  # a sample, in training
-# (share of the time, lengths): each length and family gives the same number of tokens.
+TOKEN_SHARES = {"kv": 0.15, "niah": 0.07, "path": 0.28, "walk": 0.20, "tsv": 0.30}
+# A walk's prompt has at most 40 lines: these lengths are mostly prompt and first lap.
+WALK_LENGTHS, WALK_SHARE = [384, 512, 768], 0.7  # of the walk tokens
+LATER_LAPS_WEIGHT = 0.1
+# (share of the time, lengths): each length gives the same number of tokens.
 CURRICULUM = [
     (0.15, [512, 768, 1024]),
     (0.20, [1024, 1536, 2048]),
@@ -58,27 +64,37 @@ PROJECTIONS = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up"
 
 # --- samples ----------------------------------------------------------------------------------------------------------
 
-# tokens [num_tokens] int32; targets [num_targets] int32, places of answer tokens; weights [num_targets] f32, sum 1;
+# tokens [num_tokens] int32; targets [num_targets] int32, places of answer tokens; weights [num_targets] f32;
 # ends: the number of targets up to each answer's end.
 Sequence = collections.namedtuple("Sequence", "family length tokens targets weights ends")
+
+
+def target_weights(family, answer):
+    """The weights of an answer's tokens, f32 [num_tokens]: their sum is the square root of the tokens that count."""
+    weights = np.ones(len(answer), np.float32)
+    if family == "walk":
+        tokens = np.array(answer)
+        lap = next(n for n in range(1, len(tokens) + 1) if (tokens[n:] == tokens[:-n]).all())
+        weights[lap + 6:] = LATER_LAPS_WEIGHT  # the step that closes the circle still is one to look up
+    return weights / np.sqrt(weights.sum())
 
 
 def sequence_of(line):
     """A line of a samples file as one sequence, without the last questions where it would pass the context."""
     sample = json.loads(line)
-    tokens, answers = list(sample["context_tokens"]), []
+    tokens, answers, weights = list(sample["context_tokens"]), [], []
     for question in sample["questions"]:
         end = len(tokens) + len(question["question_tokens"]) + len(question["answer_tokens"])
         if end > CONTEXT_TOKENS:
             break
         tokens += question["question_tokens"] + question["answer_tokens"]
         answers.append((end - len(question["answer_tokens"]), end))
+        weights.append(target_weights(sample["task"], question["answer_tokens"]))
     if not answers:
         return None
     return Sequence(sample["task"], sample["length"], np.array(tokens, np.int32),
                     np.concatenate([np.arange(a, b, dtype=np.int32) for a, b in answers]),
-                    np.concatenate([np.full(b - a, 1.0 / (len(answers) * (b - a)), np.float32) for a, b in answers]),
-                    np.cumsum([b - a for a, b in answers]))
+                    np.concatenate(weights), np.cumsum([b - a for a, b in answers]))
 
 
 def make_samples(job):
@@ -96,6 +112,18 @@ def make_samples(job):
     return [s for s in sequences if s is not None]
 
 
+def queues_of(lengths):
+    """{(family, length): share of the tokens} of a stage."""
+    shares = collections.Counter()
+    for family, share in TOKEN_SHARES.items():
+        own = WALK_SHARE if family == "walk" else 0.0
+        for length in lengths:
+            shares[family, length] += share * (1 - own) / len(lengths)
+        for length in WALK_LENGTHS if own else []:
+            shares[family, length] += share * own / len(WALK_LENGTHS)
+    return dict(shares)
+
+
 class SampleSource:
     """Samples by family and length, made in the background in the order in which the stages need them."""
 
@@ -111,16 +139,14 @@ class SampleSource:
         program, model = arguments.program, arguments.model
         seed = FIRST_SEED + 1_000_000 * arguments.seed
         for i, (share, lengths) in enumerate(stages if arguments.seconds > 0 else []):
-            tokens = share * arguments.seconds * arguments.samples_rate
-            per_queue = tokens / (len(lengths) * len(QUESTIONS))
-            rounds = max(1, round(per_queue / arguments.job_tokens))
+            stage_tokens = share * arguments.seconds * arguments.samples_rate
+            rounds = max(1, round(stage_tokens / (4 * arguments.job_tokens * len(lengths))))
             for _ in range(rounds):
-                for length in lengths:
-                    for family, questions in QUESTIONS.items():
-                        count = max(2, round(min(per_queue, arguments.job_tokens) / length))
-                        seed += 1
-                        job = (program, model, family, length, questions, count, seed)
-                        self.pending.append(("train", self.pool.apply_async(make_samples, (job,))))
+                for (family, length), part in queues_of(lengths).items():
+                    count = max(2, math.ceil(part * stage_tokens / rounds / length))
+                    seed += 1
+                    job = (program, model, family, length, QUESTIONS[family], count, seed)
+                    self.pending.append(("train", self.pool.apply_async(make_samples, (job,))))
             if i == 0:
                 self.start_evaluation(arguments)
         if arguments.seconds <= 0:
@@ -151,8 +177,7 @@ class SampleSource:
     def wait_for(self, lengths):
         while True:
             self.collect()
-            if all(self.unused[family, length] or self.used[family, length]
-                   for length in lengths for family in QUESTIONS):
+            if all(self.unused[queue] or self.used[queue] for queue in queues_of(lengths)):
                 return
             time.sleep(0.1)
 
@@ -162,24 +187,22 @@ class SampleSource:
             time.sleep(0.1)
 
     def draw(self, lengths, num_tokens):
-        """About num_tokens, the same from every family and length; when there are no new ones, old ones again."""
+        """About num_tokens, shared as queues_of says; when there are no new samples, old ones again."""
         self.wait_for(lengths)
-        per_queue = num_tokens / (len(lengths) * len(QUESTIONS))
         drawn = []
-        for length in lengths:
-            for family in QUESTIONS:
-                unused, used = self.unused[family, length], self.used[family, length]
-                have = self.random.random() * length  # the last one in or out at random: shares are right on average
-                while have < per_queue:
-                    if not unused:
-                        self.random.shuffle(used)
-                        unused.extend(used)
-                        self.num_reused += len(used)
-                        used.clear()
-                    sequence = unused.popleft()
-                    used.append(sequence)
-                    drawn.append(sequence)
-                    have += len(sequence.tokens)
+        for (family, length), share in queues_of(lengths).items():
+            unused, used = self.unused[family, length], self.used[family, length]
+            have = self.random.random() * length  # the last one in or out at random: shares are right on average
+            while have < share * num_tokens:
+                if not unused:
+                    self.random.shuffle(used)
+                    unused.extend(used)
+                    self.num_reused += len(used)
+                    used.clear()
+                sequence = unused.popleft()
+                used.append(sequence)
+                drawn.append(sequence)
+                have += len(sequence.tokens)
         return drawn
 
     def stop(self):
@@ -214,7 +237,7 @@ def batch_of(sequences, device):
         tokens,
         np.concatenate([row * longest + s.targets.astype(np.int64) - 1 for row, s in enumerate(sequences)]),
         np.concatenate([s.tokens[s.targets].astype(np.int64) for s in sequences]),
-        np.concatenate([s.weights for s in sequences]) / np.float32(len(sequences)),
+        np.concatenate([s.weights for s in sequences]) / np.float32(sum(s.weights.sum() for s in sequences)),
         np.concatenate([np.full(len(s.targets), names.index(s.family), np.int64) for s in sequences]),
     ]
     tensors = [torch.from_numpy(a) for a in arrays]
@@ -326,8 +349,14 @@ class AnswerLoss(torch.autograd.Function):
         return ctx.saved_tensors[0] * upstream, None, None, None
 
 
+# Projections that read the same input are one matrix product.
+GROUPS = {"qkv": PROJECTIONS[:3], "output": PROJECTIONS[3:4], "gate_up": PROJECTIONS[4:6], "down": PROJECTIONS[6:]}
+
+
 class Model:
-    """A Llama with tied embeddings: frozen weights in dtype, adapters in f32."""
+    """A Llama with tied embeddings. The frozen weights and the adapter are f32 and joined before each step, to weights in
+    dtype that the passes use: their gradient leads to the adapter's with two small products, and no pass has to move
+    activations for the adapter."""
 
     def __init__(self, path, device, dtype):
         fields, tensors = read_gguf(path)
@@ -342,27 +371,56 @@ class Model:
         self.head_dim = self.width // self.num_q_heads
         exponents = torch.arange(0, self.head_dim, 2, dtype=torch.float64) / self.head_dim
         angles = torch.arange(CONTEXT_TOKENS, dtype=torch.float64)[:, None] * fields["llama.rope.freq_base"]**-exponents
-        self.rope = torch.polar(torch.ones_like(angles), angles).to(torch.complex64).to(device)  # [tokens, head_dim / 2]
-        self.weights, self.norms, self.lora = {}, {}, {}
+        self.cos, self.sin = angles.cos().float().to(device), angles.sin().float().to(device)  # [tokens, head_dim / 2]
+        self.norms = {n: torch.from_numpy(np.array(t)).to(device) for n, t in tensors.items() if n.endswith("norm.weight")}
+        self.embedding = torch.from_numpy(np.array(tensors["token_embd.weight"])).to(device)
+        self.base, self.lora = {}, {}  # by projection: [layers, out, in]; ([layers, rank, in], [layers, out, rank])
         generator = torch.Generator().manual_seed(1)
-        for name, array in tensors.items():
-            tensor = torch.from_numpy(np.array(array))
-            if name.endswith("norm.weight"):
-                self.norms[name] = tensor.to(device)
-            elif name == "token_embd.weight":
-                self.embedding = tensor.to(device)
-            else:
-                self.weights[name] = tensor.to(device, dtype)
-                num_out, num_in = tensor.shape
-                a = (2 * torch.rand(RANK, num_in, generator=generator) - 1) / math.sqrt(num_in)
-                self.lora[name] = (a.to(device).requires_grad_(), torch.zeros(num_out, RANK, device=device,
-                                                                              requires_grad=True))
-        self.has_lora = True
+        for kind in PROJECTIONS:
+            stack = np.stack([tensors[f"blk.{i}.{kind}.weight"] for i in range(self.num_layers)])
+            _, num_out, num_in = stack.shape
+            self.base[kind] = torch.from_numpy(stack).to(device)
+            a = (2 * torch.rand(self.num_layers, RANK, num_in, generator=generator) - 1) / math.sqrt(num_in)
+            b = torch.zeros(self.num_layers, num_out, RANK, device=device, requires_grad=True)
+            self.lora[kind] = (a.to(device).requires_grad_(), b)
+        self.joined, self.joined_gradients, self.weights = {}, {}, {}
+        for group, kinds in GROUPS.items():
+            shape = (self.num_layers, sum(self.base[k].shape[1] for k in kinds), self.base[kinds[0]].shape[2])
+            self.joined[group] = torch.zeros(shape, device=device, dtype=dtype)
+            self.joined_gradients[group] = torch.zeros_like(self.joined[group])
+            self.weights[group] = [w.detach().requires_grad_() for w in self.joined[group]]
+            for weight, gradient in zip(self.weights[group], self.joined_gradients[group]):
+                weight.grad = gradient
+        self.join()
         self.expands_kv = not self.attention_groups_heads()
-        self.layer_function = self.layer
 
     def parameters(self):
         return [p for pair in self.lora.values() for p in pair]
+
+    def parts(self):
+        """(projection, group, its rows in the group)."""
+        for group, kinds in GROUPS.items():
+            at = 0
+            for kind in kinds:
+                yield kind, group, slice(at, at + self.base[kind].shape[1])
+                at += self.base[kind].shape[1]
+
+    @torch.no_grad()
+    def join(self, with_lora=True):
+        for kind, group, rows in self.parts():
+            a, b = self.lora[kind]
+            self.joined[group][:, rows] = torch.baddbmm(self.base[kind], b, a, alpha=SCALE) if with_lora else self.base[kind]
+
+    @torch.no_grad()
+    def take_gradients(self):
+        """Moves what the passes left to the adapter's gradients."""
+        for kind, group, rows in self.parts():
+            a, b = self.lora[kind]
+            gradient = self.joined_gradients[group][:, rows].float()
+            a.grad = SCALE * torch.bmm(b.transpose(1, 2), gradient)
+            b.grad = SCALE * torch.bmm(gradient, a.transpose(1, 2))
+        for gradient in self.joined_gradients.values():
+            gradient.zero_()
 
     def attention_groups_heads(self):
         """Whether a fused kernel takes fewer KV than query heads; where none does, they are copied."""
@@ -381,49 +439,60 @@ class Model:
         except (RuntimeError, TypeError, ImportError):
             return False
 
-    def linear(self, x, name):
-        """x [tokens, in] -> [tokens, out]."""
-        y = F.linear(x, self.weights[name])
-        if not self.has_lora:
-            return y
-        a, b = self.lora[name]
-        return torch.addmm(y, F.linear(x, a.to(self.dtype)), (SCALE * b).to(self.dtype).T)
+    # Three functions without matrix products, which the compiler turns into one kernel each.
 
-    def norm(self, x, name):
-        return F.rms_norm(x, (self.width,), self.norms[name], self.eps).to(self.dtype)
+    def turned(self, x, cos, sin):
+        """RoPE: x [tokens, heads * head_dim], adjacent values turned as pairs by cos, sin [tokens, head_dim / 2]."""
+        pairs = x.float().view(x.shape[0], -1, self.head_dim // 2, 2)
+        even, odd = pairs[..., 0], pairs[..., 1]
+        cos, sin = cos[:, None], sin[:, None]
+        return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).view(x.shape).to(self.dtype)
 
-    def rotated(self, x, rows):
-        """x [rows * tokens, heads * head_dim] -> [rows, heads, tokens, head_dim], adjacent values turned as pairs."""
-        pairs = torch.view_as_complex(x.float().view(rows, -1, x.shape[1] // self.head_dim, self.head_dim // 2, 2))
-        turned = pairs * self.rope[:pairs.shape[1], None]
-        return torch.view_as_real(turned).flatten(3).to(self.dtype).transpose(1, 2)
+    def added(self, x, y, norm):
+        """(x + y, its norm)."""
+        x = x + y
+        return x, (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps) * norm).to(self.dtype)
 
-    def layer(self, x, i, rows):
-        """x [rows * tokens, width] f32."""
-        block = f"blk.{i}."
-        h = self.norm(x, block + "attn_norm.weight")
-        q = self.rotated(self.linear(h, block + "attn_q.weight"), rows)
-        k = self.rotated(self.linear(h, block + "attn_k.weight"), rows)
-        v = self.linear(h, block + "attn_v.weight").view(rows, -1, self.num_kv_heads, self.head_dim).transpose(1, 2)
-        if self.expands_kv:
-            k, v = (t.repeat_interleave(self.num_q_heads // self.num_kv_heads, 1) for t in (k, v))
-            o = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        else:
-            o = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-        x = x + self.linear(o.transpose(1, 2).reshape(len(x), self.width), block + "attn_output.weight")
-        h = self.norm(x, block + "ffn_norm.weight")
-        h = F.silu(self.linear(h, block + "ffn_gate.weight")) * self.linear(h, block + "ffn_up.weight")
-        return x + self.linear(h, block + "ffn_down.weight")
+    def gated(self, gate_up):
+        gate, up = gate_up.chunk(2, 1)
+        return (F.silu(gate.float()) * up).to(self.dtype)
 
-    def hidden(self, tokens, places, recomputes=False):
+    def compile(self):
+        """Tries it too, with two lengths; without a compiler the model stays as it is."""
+        plain = self.turned, self.added, self.gated
+        try:
+            self.turned, self.added, self.gated = (torch.compile(f) for f in plain)
+            for num_tokens in (128, 192, 320):
+                tokens = torch.ones(2, num_tokens, dtype=torch.long, device=self.device)
+                self.hidden(tokens, torch.arange(8, device=self.device)).sum().backward()
+        except Exception as error:  # whatever a compiler that is missing or broken raises
+            print(f"not compiled: {str(error)[:500]}", flush=True)
+            self.turned, self.added, self.gated = plain
+        for gradient in self.joined_gradients.values():
+            gradient.zero_()
+
+    def hidden(self, tokens, places):
         """What predicts the tokens after the given places, f32 [places, width]."""
+        rows, longest = tokens.shape
+        cos, sin = self.cos[:longest].repeat(rows, 1), self.sin[:longest].repeat(rows, 1)
+        heads = [self.num_q_heads, self.num_kv_heads]
         x = F.embedding(tokens.view(-1), self.embedding)
+        y = torch.zeros(len(x), self.width, device=self.device, dtype=self.dtype)
         for i in range(self.num_layers):
-            if recomputes:
-                x = torch.utils.checkpoint.checkpoint(self.layer_function, x, i, len(tokens), use_reentrant=False)
+            x, h = self.added(x, y, self.norms[f"blk.{i}.attn_norm.weight"])
+            qk, v = F.linear(h, self.weights["qkv"][i]).split([sum(heads) * self.head_dim, heads[1] * self.head_dim], 1)
+            qk = self.turned(qk, cos, sin).view(rows, longest, -1, self.head_dim).transpose(1, 2)
+            q, k = qk.split(heads, 1)
+            v = v.view(rows, longest, -1, self.head_dim).transpose(1, 2)
+            if self.expands_kv:
+                k, v = (t.repeat_interleave(heads[0] // heads[1], 1) for t in (k, v))
+                o = F.scaled_dot_product_attention(q, k, v, is_causal=True)
             else:
-                x = self.layer_function(x, i, len(tokens))
-        return F.rms_norm(x[places], (self.width,), self.norms["output_norm.weight"], self.eps)
+                o = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+            y = F.linear(o.transpose(1, 2).reshape(len(x), self.width), self.weights["output"][i])
+            x, h = self.added(x, y, self.norms[f"blk.{i}.ffn_norm.weight"])
+            y = F.linear(self.gated(F.linear(h, self.weights["gate_up"][i])), self.weights["down"][i])
+        return F.rms_norm((x[places] + y[places]), (self.width,), self.norms["output_norm.weight"], self.eps)
 
 
 # --- adapter files ----------------------------------------------------------------------------------------------------
@@ -431,9 +500,11 @@ class Model:
 
 def save_adapter(model, path):
     tensors = {}
-    for name, (a, b) in model.lora.items():
-        tensors[name + ".lora_a"] = a.detach().to(torch.float16).cpu().numpy()
-        tensors[name + ".lora_b"] = (SCALE * b.detach()).to(torch.float16).cpu().numpy()
+    for i in range(model.num_layers):
+        for kind, (a, b) in model.lora.items():
+            name = f"blk.{i}.{kind}.weight"
+            tensors[name + ".lora_a"] = a[i].detach().to(torch.float16).cpu().numpy()
+            tensors[name + ".lora_b"] = (SCALE * b[i].detach()).to(torch.float16).cpu().numpy()
     header, offset = {}, 0
     for name, array in tensors.items():
         header[name] = {"dtype": "F16", "shape": list(array.shape), "data_offsets": [offset, offset + array.nbytes]}
@@ -453,14 +524,16 @@ def load_adapter(model, path):
     size = struct.unpack_from("<Q", data)[0]
     header = json.loads(data[8:8 + size])
     header.pop("__metadata__", None)
-    for name, (a, b) in model.lora.items():
-        for suffix, parameter, scale in ((".lora_a", a, 1.0), (".lora_b", b, 1.0 / SCALE)):
-            entry = header[name + suffix]
-            begin, end = (8 + size + offset for offset in entry["data_offsets"])
-            array = np.frombuffer(data[begin:end], {"F16": np.float16, "F32": np.float32}[entry["dtype"]])
-            values = torch.from_numpy(array.reshape(entry["shape"]).astype(np.float32)) * scale
-            with torch.no_grad():
-                parameter.copy_(values)
+    for i in range(model.num_layers):
+        for kind, (a, b) in model.lora.items():
+            for suffix, parameter, scale in ((".lora_a", a, 1.0), (".lora_b", b, 1.0 / SCALE)):
+                entry = header[f"blk.{i}.{kind}.weight{suffix}"]
+                begin, end = (8 + size + offset for offset in entry["data_offsets"])
+                array = np.frombuffer(data[begin:end], {"F16": np.float16, "F32": np.float32}[entry["dtype"]])
+                values = torch.from_numpy(array.reshape(entry["shape"]).astype(np.float32)) * scale
+                with torch.no_grad():
+                    parameter[i] = values
+    model.join()
 
 
 def sha256_of(path):
@@ -519,7 +592,8 @@ def train(model, source, stages, arguments, report):
     begin = saved = time.monotonic()
     bounds = np.cumsum([share for share, _ in stages])
     waiting, current, tokens_seen, padded_seen, step = [], -1, 0, 0, 0
-    previous, shown = None, []
+    previous, shown, shown_from, idle_events = None, [], begin, []
+    timed = model.device.type == "cuda"
     families = list(QUESTIONS)
     while (elapsed := time.monotonic() - begin) < arguments.seconds:
         done = elapsed / arguments.seconds
@@ -527,7 +601,7 @@ def train(model, source, stages, arguments, report):
         if stage != current:
             current, waiting = stage, []
             print(f"{elapsed:.0f} s: lengths {stages[stage][1]}", flush=True)
-        rate = arguments.lr * min(1.0, (step + 1) / WARMUP_STEPS) * (0.55 + 0.45 * math.cos(math.pi * done))
+        rate = arguments.lr * min(1.0, (step + 1) / WARMUP_STEPS) * (0.51 + 0.49 * math.cos(math.pi * done))
         for group in optimizer.param_groups:
             group["lr"] = rate
         passes, num_tokens = [], 0
@@ -544,14 +618,20 @@ def train(model, source, stages, arguments, report):
         sums = torch.zeros(2, len(families), device=model.device)  # loss times weight, weight: of each family
         for sequences in passes:
             batch = batch_of(sequences, model.device)
-            hidden = model.hidden(batch.tokens, batch.places, arguments.recompute)
+            if timed and sequences is passes[0] and idle_events:  # what lies between is the device's waiting
+                idle_events[-1][1].record()
+            hidden = model.hidden(batch.tokens, batch.places)
             loss, losses = AnswerLoss.apply(hidden, model.embedding, batch.expected, batch.weights / len(passes))
             loss.backward()
             sums[0].index_add_(0, batch.families, losses * batch.weights)
             sums[1].index_add_(0, batch.families, batch.weights)
+        model.take_gradients()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        model.join()
+        if timed:
+            idle_events.append((torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)))
+            idle_events[-1][0].record()
         step += 1
         if previous is not None:
             shown.append(previous.cpu().numpy())  # the step before: waiting for it lets the device run one ahead
@@ -560,13 +640,17 @@ def train(model, source, stages, arguments, report):
         previous = sums
         if step % 10 == 1 and shown:
             total = np.sum(shown, axis=0)
-            by_family = {f: round(float(total[0, i] / total[1, i]), 4) for i, f in enumerate(families) if total[1, i]}
+            by_family = {f: round(float(total[0, i] / total[1, i]), 5) for i, f in enumerate(families) if total[1, i]}
             mean = float(total[0].sum() / total[1].sum())
-            seconds = time.monotonic() - begin
+            now = time.monotonic()
+            seconds = now - begin
+            idle_ms = sum(a.elapsed_time(b) for a, b in idle_events[:-2])  # the last two may not have ended
+            idle = idle_ms / 1000 / (now - shown_from)
+            shown_from, idle_events = now, idle_events[-2:]
             report["losses"].append({"step": step - 1, "seconds": round(seconds, 2), "tokens": tokens_seen,
-                                     "lr": rate, "loss": mean, "families": by_family})
+                                     "lr": rate, "loss": mean, "families": by_family, "waits": round(idle, 4)})
             print(f"step {step - 1}, {seconds:.0f} s, {tokens_seen / seconds:.0f} tokens/s, lr {rate:.2e}, "
-                  f"loss {mean:.4f} {by_family}", flush=True)
+                  f"loss {mean:.5f} {by_family}, device waits {idle:.1%}", flush=True)
             shown = []
         if time.monotonic() - saved > 60:
             saved = time.monotonic()
@@ -597,15 +681,15 @@ def parse_arguments():
     parser.add_argument("--start-from", help="adapter to begin with")
     parser.add_argument("--seconds", type=float, default=400, help="of training, evaluation comes on top; 0: none")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--tokens-per-step", type=int, default=65536)
-    parser.add_argument("--tokens-per-pass", type=int, default=16384, help="padded tokens at a time (memory)")
+    parser.add_argument("--tokens-per-step", type=int, default=131072)
+    parser.add_argument("--tokens-per-pass", type=int, default=32768, help="padded tokens at a time; 32768: 25 GB")
     parser.add_argument("--lr", type=float, default=1e-3, help="at its peak")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 2) - 2), help="processes that make samples")
     parser.add_argument("--eval-samples", type=int, default=48, help="of each family and length, a multiple of 8")
     parser.add_argument("--eval-lengths", default=None, help="N,...")
-    parser.add_argument("--recompute", action="store_true", help="activations are computed again instead of kept")
-    parser.add_argument("--compile", action="store_true", help="torch.compile the layers")
+    parser.add_argument("--curriculum", help="SHARE:LENGTH,.../SHARE:LENGTH,...: lengths in each share of the time")
+    parser.add_argument("--no-compile", action="store_true", help="plain kernels, without torch.compile")
     arguments = parser.parse_args()
     if arguments.seconds > 0 and not arguments.out:
         parser.error("--out is needed: where the adapter goes")
@@ -619,7 +703,13 @@ def parse_arguments():
     lengths = [int(n) for n in arguments.eval_lengths.split(",")] if arguments.eval_lengths else EVAL_LENGTHS
     arguments.eval_lengths = [n for n in lengths if n <= max(1024, arguments.longest)]
     on_cpu = arguments.device == "cpu"
-    arguments.samples_rate = 2_000 if on_cpu else 200_000  # tokens to make for each second of training
+    try:
+        arguments.stages = [(float(share), [int(n) for n in lengths.split(",")]) for share, lengths in
+                            (stage.split(":") for stage in arguments.curriculum.split("/"))
+                            ] if arguments.curriculum else CURRICULUM
+    except ValueError:
+        parser.error(f"--curriculum {arguments.curriculum}: it is read as SHARE:LENGTH,.../SHARE:LENGTH,...")
+    arguments.samples_rate = 2_000 if on_cpu else 300_000  # tokens to make for each second of training
     arguments.job_tokens = 20_000 if on_cpu else JOB_TOKENS
     return arguments
 
@@ -627,7 +717,7 @@ def parse_arguments():
 def main():
     arguments = parse_arguments()
     start = time.monotonic()
-    stages = [(share, [n for n in lengths if n <= arguments.longest]) for share, lengths in CURRICULUM]
+    stages = [(share, [n for n in lengths if n <= arguments.longest]) for share, lengths in arguments.stages]
     stages = [(share, lengths or stages[0][1][-1:]) for share, lengths in stages]
     make_samples((arguments.program, arguments.model, "kv", 512, 1, 1, 1))  # a program that does not run: said at once
     source = SampleSource(arguments, stages)  # before the device is touched: its processes are forks of this one
@@ -639,12 +729,15 @@ def main():
         model = Model(arguments.model, device, torch.bfloat16 if device.type == "cuda" else torch.float32)
         if arguments.start_from:
             load_adapter(model, arguments.start_from)
-        if arguments.compile:
-            model.layer_function = torch.compile(model.layer, dynamic=True)
+        if device.type == "cuda" and not arguments.no_compile:
+            model.compile()
         report = {"settings": {k: v for k, v in vars(arguments).items()}, "curriculum": stages, "questions": QUESTIONS,
+                  "token_shares": TOKEN_SHARES, "walk_lengths": WALK_LENGTHS,
                   "base_sha256": sha256_of(arguments.model), "rank": RANK, "scale": SCALE,
                   "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or "cpu",
                   "torch": torch.__version__, "attention_copies_kv_heads": model.expands_kv, "losses": []}
+        if arguments.start_from:
+            report["start_sha256"] = sha256_of(arguments.start_from)
         print(f"{report['device']}, PyTorch {torch.__version__}; model read after {time.monotonic() - start:.0f} s",
               flush=True)
         if arguments.seconds > 0:
@@ -657,13 +750,15 @@ def main():
         report["scores"] = adapter
         write_report(report, arguments)
         print(table_text({}, adapter), flush=True)
-        model.has_lora = False
-        report["base_scores"] = evaluate(model, source.evaluation, arguments.tokens_per_pass)
+        if not arguments.start_from:
+            model.join(with_lora=False)
+            report["base_scores"] = evaluate(model, source.evaluation, arguments.tokens_per_pass)
         if arguments.seconds > 0:
             report["adapter_sha256"] = sha256_of(arguments.out)
         report["seconds"] = time.monotonic() - start
         write_report(report, arguments)
-        print("base -> with adapter\n" + table_text(report["base_scores"], adapter), flush=True)
+        if "base_scores" in report:
+            print("base -> with adapter\n" + table_text(report["base_scores"], adapter), flush=True)
         print(f"done after {report['seconds']:.0f} s")
     finally:
         source.stop()
