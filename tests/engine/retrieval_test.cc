@@ -302,7 +302,8 @@ TEST(Retrieval, AForkGoesItsOwnWayWithTheSameTokens) {
   const auto engine = Load("synthetic:tiny");
   for (const Variant& v : Variants()) {
     SCOPED_TRACE(Describe(v));
-    if (v.options.contains("next_keys") || v.recipe == std::string("louis+")) continue;  // a fork starts without the guesses
+    if (v.options.contains("next_keys") || v.recipe == std::string("louis+"))
+      continue;  // a fork starts without the guesses
     const auto session = NewSession(*engine, v);
     Tokens(*engine, *session, RandomTokens(200, 512, 4), NewTokens(40));
     const std::vector<int32_t> next = RandomTokens(30, 512, 6);
