@@ -343,10 +343,11 @@ const std::array<RecipeRow, 17> kRows = {{
      .apply_budget = nullptr},
     {.name = "louis+",
      .paper = "arXiv:2510.11292",
-     .summary = "as louis, chosen when the working set covers too little, brought in part by part, neighbours ahead",
+     .summary = "as louis, chosen when the working set covers too little, from a larger pool, neighbours ahead",
      .needs = "the query before attention",
      .frees = kOffloaded,
-     .deviations = "our composition: coverage trigger, partial refresh into a pool of two budgets, guesses of the next "
+     .deviations = "our composition: coverage trigger, a pool of two budgets of which attention reads the best, "
+                   "guesses of the next "
                    "positions",
      .allows_cache_positions = false,
      .places = {.budget = 512},
@@ -358,7 +359,7 @@ const std::array<RecipeRow, 17> kRows = {{
                              .trigger = "coverage",
                              .clusters = {.cap = 1},
                              .least_coverage = 0.9,
-                             .working_set = {.attend = "best", .pool = 2.0, .until = 0.98, .next_keys = 4}});
+                             .working_set = {.attend = "best", .pool = 2.0, .next_keys = 4}});
          },
      .apply_budget = nullptr},
 }};
