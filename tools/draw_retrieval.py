@@ -51,10 +51,12 @@ def draw(header, lines, layer):
            text(LEFT, 16, f'{header["recipe"]}: where each layer retrieved, {len(steps)} generated tokens after '
                           f'{header["prompt_tokens"]} of the prompt', 13)]
     fired = 0
+    out += [rect(LEFT, TOP + i * ROW, WIDTH, ROW - 0.8, PALE) for i in range(len(layers))]
     for line in lines:
         x, y = LEFT + column[line["step"]] * wide, TOP + layers.index(line["layer"]) * ROW
         fired += line["retrieval"]
-        out.append(rect(x, y, max(wide - 0.3, 0.4), ROW - 0.8, MARK[0] if line["retrieval"] else PALE))
+        if line["retrieval"]:
+            out.append(rect(x, y, max(wide - 0.3, 0.4), ROW - 0.8, MARK[0]))
     for l in layers[::5]:
         out.append(text(LEFT - 6, TOP + layers.index(l) * ROW + ROW - 1, str(l), 9, "end"))
     out.append(text(LEFT - 30, TOP - 8, "layer", 10))
