@@ -25,6 +25,8 @@ def configurations(budget, prev_taus, last_taus):
     every = ["louis", *common, "--trigger.kind", "every"]
     yield "full", "full cache", ["full"]
     yield "louis+", "`louis+`", ["louis+", *common]
+    partial = ["louis+", *common, "--until", "0.98"]
+    yield "louis+-partial", "`louis+`, until 0.98", partial
     yield "every", "`louis` units, every step", every
     yield "coverage", "`louis` units, `coverage` 0.8", ["louis", *common, "--trigger.kind", "coverage"]
     if last_taus:
@@ -37,11 +39,11 @@ def configurations(budget, prev_taus, last_taus):
     yield "clusterkv-16", "`clusterkv`, T/16", ["clusterkv", *common, "--units.cluster-keys", "16"]
     yield "stride", "`louis` units, every 4th step", ["louis", *common, "--trigger.kind", "stride", "--stride", "4"]
     yield "partial", "coverage 0.8, until 0.9", ["louis", *common, "--trigger.kind", "coverage", *PARTIAL, "0.9"]
-    yield "pool", "coverage 0.9, until 0.98, pool 2", ["louis+", *common, "--next-keys", "0"]
-    yield "louis+-windows", "`louis+`, windows of 1K", ["louis+", *common, "--units.cluster-window", "1024",
+    yield "pool", "coverage 0.9, until 0.98, pool 2", [*partial, "--next-keys", "0"]
+    yield "louis+-windows", "`louis+`, until 0.98, windows of 1K", [*partial, "--units.cluster-window", "1024",
                                                        "--units.two-level=false"]
-    yield "louis+-pages", "`louis+`, pages of 16", ["louis+", *common, "--units.kind", "pages"]
-    yield "louis+-8", "`louis+`, clusters of 8", ["louis+", *common, "--units.cluster-keys", "8"]
+    yield "louis+-pages", "`louis+`, until 0.98, pages of 16", [*partial, "--units.kind", "pages"]
+    yield "louis+-8", "`louis+`, until 0.98, clusters of 8", [*partial, "--units.cluster-keys", "8"]
 
 
 # Family -> samples, questions on each.

@@ -77,12 +77,12 @@ bool RetrievalRun::DropOldestOfEach(SequenceCache& cache, int kept_layer) {
 }
 
 // A layer whose own window bounds its cache already keeps its entries.
-bool RetrievalRun::Retrieves(const SequenceCache&, const LayerQueries& queries) const {
+bool RetrievalRun::Retrieves(const LayerQueries& queries) const {
   return queries.layer >= recipe_->parts().retrieval->working_set->dense_layers && queries.attention_window == 0;
 }
 
 Result<void> RetrievalRun::BeforeAttention(Context& cx, SequenceCache& cache, const LayerQueries& queries) {
-  if (!Retrieves(cache, queries)) return Ok();
+  if (!Retrieves(queries)) return Ok();
   if (pass_.phase == Phase::kDecode) {
     const double start = Now();
     const double recall_before = stats_.recall_seconds;
@@ -100,7 +100,7 @@ Result<void> RetrievalRun::BeforeAttention(Context& cx, SequenceCache& cache, co
 
 Result<void> RetrievalRun::AfterAttention(Context& cx, SequenceCache& cache, const LayerQueries& queries) {
   const bool is_last_layer = queries.layer + 1 == static_cast<int>(layers_.size());
-  if (!Retrieves(cache, queries)) {
+  if (!Retrieves(queries)) {
     if (is_last_layer) BookPass(cache);
     return Ok();
   }

@@ -70,7 +70,7 @@ class RetrievalRun {
     std::vector<int32_t> boundaries;    // positions at which the trigger fired, those of units dropped
   };
 
-  bool Retrieves(const SequenceCache& cache, const LayerQueries& queries) const;
+  bool Retrieves(const LayerQueries& queries) const;
   Result<void> DecodeView(Context& cx, SequenceCache& cache, const LayerQueries& queries);
   void ViewHead(SequenceCache& cache, int layer, int head);
   void DropGuessesForRoom(SequenceCache& cache, size_t num_bytes);
