@@ -6,24 +6,23 @@
 #include <chrono>
 #include <cmath>
 #include <limits>
-#include <numeric>
 
 #include "methods/mean_cosine.h"
-#include "ops/attention/column_sums.h"
-#include "ops/attention/kv_store.h"
+#include "methods/next_guesses.h"
 #include "ops/retrieval/best_units.h"
 
 namespace cachette {
 namespace {
-
-using ops::kBlockTokens;
 
 double Now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 }  // namespace
 
 RetrievalRun::RetrievalRun(std::shared_ptr<const Recipe> recipe, const CacheShape& shape)
-    : recipe_(std::move(recipe)), num_kv_heads_(shape.num_kv_heads), head_dim_(shape.format.head_dim) {
+    : recipe_(std::move(recipe)),
+      unit_maker_(recipe_, shape.num_layers),
+      num_kv_heads_(shape.num_kv_heads),
+      head_dim_(shape.format.head_dim) {
   layers_.resize(static_cast<size_t>(shape.num_layers));
   for (LayerState& layer : layers_) layer.selections.resize(static_cast<size_t>(num_kv_heads_));
   heads_.resize(static_cast<size_t>(num_kv_heads_));
@@ -62,7 +61,7 @@ bool RetrievalRun::DropOldestOfEach(SequenceCache& cache, int kept_layer) {
   for (int layer = 0; layer < static_cast<int>(layers_.size()); ++layer)
     for (int head = 0; head < num_kv_heads_ && layer != kept_layer; ++head) {
       UnitTable& table = cache.units(layer, head);
-      const Selection& selection = layers_[static_cast<size_t>(layer)].selections[static_cast<size_t>(head)];
+      const UnitSelection& selection = layers_[static_cast<size_t>(layer)].selections[static_cast<size_t>(head)];
       int32_t oldest = -1;
       for (const int32_t unit_idx : table.residents())
         if (!(needs_selection && selection.Holds(unit_idx)) &&
@@ -108,14 +107,18 @@ Result<void> RetrievalRun::AfterAttention(Context& cx, SequenceCache& cache, con
   if (pass_.phase == Phase::kDecode) {
     if (cache.has_view(queries.layer)) stats_.attention_seconds += start - attention_start_;
     if (is_retrieving_ && recipe_->parts().retrieval->working_set->next_keys > 0)
-      CACHETTE_TRY(Guess(cx, cache, queries));
+      CACHETTE_TRY(StartGuesses(cx, cache, queries));
     is_retrieving_ = false;
     cache.EndView();
-    CACHETTE_TRY(CloseOutput(cx, cache, queries.layer));
+    CACHETTE_TRY(const int64_t num_made, unit_maker_.TakeOutput(cx, cache, queries.layer));
+    stats_.units_made += num_made;
     stats_.close_seconds += Now() - start;
   } else {
     cache.EndView();
-    CACHETTE_TRY(OffloadPrompt(cx, cache, queries.layer));
+    CACHETTE_TRY(const int64_t num_made, unit_maker_.TakePrompt(cx, cache, queries.layer, pass_.is_last_prefill_chunk));
+    stats_.units_made += num_made;
+    // What follows is another text.
+    if (pass_.is_last_prefill_chunk) layers_[static_cast<size_t>(queries.layer)].has_selection = false;
     stats_.build_seconds += Now() - start;
   }
   if (is_last_layer) BookPass(cache);
@@ -182,7 +185,7 @@ Result<void> RetrievalRun::DecodeView(Context& cx, SequenceCache& cache, const L
     CACHETTE_TRY(Retrieve(cache, layer));
     state.has_selection = true;
     state.last_retrieval = pass_.first_token;
-    state.boundaries.push_back(static_cast<int32_t>(pass_.first_token));
+    unit_maker_.AddBoundary(layer, pass_.first_token);
     if (trigger.needs_cosines() || is_tracing_)
       state.retrieval_q.assign(queries.q, queries.q + num_q_heads * head_dim_);
     stats_.num_retrievals += 1;
@@ -212,7 +215,7 @@ bool RetrievalRun::LacksWhatFits(const SequenceCache& cache, int layer) const {
 
 void RetrievalRun::ViewHead(SequenceCache& cache, int layer, int head) {
   const WorkingSet& working_set = *recipe_->parts().retrieval->working_set;
-  Selection& selection = layers_[static_cast<size_t>(layer)].selections[static_cast<size_t>(head)];
+  UnitSelection& selection = layers_[static_cast<size_t>(layer)].selections[static_cast<size_t>(head)];
   if (working_set.attend != "selection") ChooseAttended(cache, layer, head, selection);
   for (const int32_t unit_idx : selection.units) cache.ViewResident(layer, head, unit_idx);
   if (selection.last_entries > 0) {  // only a part of the last unit
@@ -222,7 +225,7 @@ void RetrievalRun::ViewHead(SequenceCache& cache, int layer, int head) {
       view.live_masks[view.live_masks.size() - static_cast<size_t>(num_blocks - b)] =
           UnitBlockMask(selection.last_entries, b);
   }
-  if (working_set.next_keys > 0) ViewGuesses(cache, layer, head);
+  if (working_set.next_keys > 0) ViewGuesses(cache, layer, head, selection);
 }
 
 // Weights of all units of all KV heads, and the best of them within the budget.
@@ -279,7 +282,7 @@ Result<void> RetrievalRun::Retrieve(SequenceCache& cache, int layer) {
   for (int head = 0; head < num_kv_heads_; ++head) {
     UnitTable& table = cache.units(layer, head);
     HeadStep& step = heads_[static_cast<size_t>(head)];
-    Selection chosen;
+    UnitSelection chosen;
     if (working_set.cuts_last) {
       const std::span weights = std::span(step.weights).first(static_cast<size_t>(table.num_units()));
       const std::span<const int32_t> sizes = table.unit_sizes();
@@ -366,7 +369,7 @@ void RetrievalRun::DropForRoom(SequenceCache& cache, int layer, int head, int64_
 }
 
 // Resident units for attention: all, or the best within the budget.
-void RetrievalRun::ChooseAttended(SequenceCache& cache, int layer, int head, Selection& selection) {
+void RetrievalRun::ChooseAttended(SequenceCache& cache, int layer, int head, UnitSelection& selection) {
   const UnitTable& table = cache.units(layer, head);
   const std::span<const int32_t> residents = table.residents();
   selection.units.assign(residents.begin(), residents.end());
@@ -385,220 +388,22 @@ void RetrievalRun::ChooseAttended(SequenceCache& cache, int layer, int head, Sel
   std::sort(selection.units.begin(), selection.units.end());
 }
 
-// ---- guesses: the neighbours of what is read most are likely to be read next ------------------------------------
-
-void RetrievalRun::ViewGuesses(SequenceCache& cache, int layer, int head) {
-  const UnitTable& table = cache.units(layer, head);
-  const Selection& selection = layers_[static_cast<size_t>(layer)].selections[static_cast<size_t>(head)];
-  for (const SequenceCache::Guess& guess : cache.guesses(layer, head)) {
-    uint16_t mask = 0;
-    for (int slot = 0; slot < kBlockTokens; ++slot) {
-      if (((guess.wanted >> slot) & 1) == 0) continue;
-      const auto unit_idx = static_cast<int32_t>(table.UnitOf(guess.first_position + slot));
-      if (!selection.Holds(unit_idx)) mask |= static_cast<uint16_t>(1u << slot);
-    }
-    if (mask != 0) cache.view(head).Add(guess.block.data, mask);
-  }
-}
-
-Result<void> RetrievalRun::Guess(Context& cx, SequenceCache& cache, const LayerQueries& queries) {
+// Starts to read what the next step is likely to want: as much of it as there is room for.
+Result<void> RetrievalRun::StartGuesses(Context& cx, SequenceCache& cache, const LayerQueries& queries) {
   const WorkingSet& working_set = *recipe_->parts().retrieval->working_set;
-  const int layer = queries.layer;
-  const ScratchScope scope(cx.scratch());
-  std::vector<int64_t> begins(static_cast<size_t>(num_kv_heads_), 0), ends;
-  for (int head = 0; head < num_kv_heads_; ++head) ends.push_back(cache.AttentionRow(layer, head).num_slots);
-  std::vector<ops::ColumnSumRow> rows;
-  for (int head = 0; head < num_kv_heads_; ++head) {
-    const auto at = static_cast<size_t>(head);
-    rows.push_back({.kv = cache.AttentionRow(layer, head),
-                    .q = queries.q + static_cast<int64_t>(head) * queries.group_size * head_dim_,
-                    .begin_slots = &begins[at],
-                    .end_slots = &ends[at],
-                    .sums = cx.scratch().Array<float>(static_cast<size_t>(queries.group_size * ends[at])).data()});
-  }
-  ops::ColumnSums(cx, {.rows = rows,
-                       .num_queries = 1,
-                       .q_stride = queries.q_stride,
-                       .group_size = queries.group_size,
-                       .head_dim = head_dim_,
-                       .scale = queries.scale,
-                       .softcap = queries.softcap});
-  std::vector<SequenceCache::GuessRef> guesses;
-  for (int head = 0; head < num_kv_heads_; ++head) {
-    const UnitTable& table = cache.units(layer, head);
-    const Selection& selection = layers_[static_cast<size_t>(layer)].selections[static_cast<size_t>(head)];
-    const ops::ColumnSumRow& row = rows[static_cast<size_t>(head)];
-    // Positions of the attended units' entries with their attention, in the order of the view.
-    std::vector<std::pair<float, int32_t>> by_attention;
-    int64_t slot = recipe_->num_sink_blocks() * kBlockTokens;
-    for (const int32_t unit_idx : selection.units) {
-      int64_t entry = 0;
-      for (const int32_t position : table.positions(unit_idx)) {
-        float sum = 0;
-        for (int g = 0; g < queries.group_size; ++g) sum += row.sums[g * row.kv.num_slots + slot + entry];
-        by_attention.emplace_back(-sum, position);
-        ++entry;
-      }
-      slot += static_cast<int64_t>(table.unit(unit_idx).num_blocks) * kBlockTokens;
-    }
-    const auto num_keys = std::min(static_cast<size_t>(working_set.next_keys), by_attention.size());
-    std::partial_sort(by_attention.begin(), by_attention.begin() + static_cast<int64_t>(num_keys), by_attention.end());
-    const size_t first_of_head = guesses.size();
-    for (size_t k = 0; k < num_keys; ++k)
-      for (int32_t p = by_attention[k].second + 1; p <= by_attention[k].second + working_set.next_positions; ++p) {
-        const Page* page = table.Find(p);
-        if (page == nullptr || selection.Holds(static_cast<int32_t>(table.UnitOf(p)))) continue;
-        const auto bit = static_cast<uint16_t>(1u << (p - page->first_position));
-        const auto known =
-            std::find_if(guesses.begin() + static_cast<int64_t>(first_of_head), guesses.end(),
-                         [&](const SequenceCache::GuessRef& g) { return g.page.record == page->record; });
-        if (known != guesses.end())
-          known->wanted |= bit;
-        else
-          guesses.push_back({head, *page, bit});
-      }
-  }
+  std::vector<SequenceCache::GuessRef> guesses =
+      GuessNext(cx, cache, queries,
+                {.selections = layers_[static_cast<size_t>(queries.layer)].selections,
+                 .num_sink_blocks = recipe_->num_sink_blocks(),
+                 .next_keys = working_set.next_keys,
+                 .next_positions = working_set.next_positions});
+  const size_t block_bytes = cache.shape().format.block_bytes();
   for (const SequenceCache::GuessRef& guess : guesses) stats_.entries_recalled += __builtin_popcount(guess.wanted);
-  stats_.bytes_recalled += static_cast<int64_t>(guesses.size() * cache.shape().format.block_bytes());
+  stats_.bytes_recalled += static_cast<int64_t>(guesses.size() * block_bytes);
   while (!guesses.empty() &&
-         !cache.tier().CheckRoom(guesses.size() * cache.shape().format.block_bytes() + BytesToCome(cache, layer)).ok())
+         !cache.tier().CheckRoom(guesses.size() * block_bytes + BytesToCome(cache, queries.layer)).ok())
     guesses.pop_back();
-  return cache.StartGuesses(layer, guesses);
-}
-
-// ---- entries become units --------------------------------------------------------------------------------------
-
-Result<void> RetrievalRun::OffloadPrompt(Context& cx, SequenceCache& cache, int layer) {
-  const RetrievalParts& parts = *recipe_->parts().retrieval;
-  const int64_t num_sinks = recipe_->num_sink_blocks() * kBlockTokens;
-  const int64_t local = cache.stream(layer, 0).num_live() - num_sinks - recipe_->recent_window();
-  if (const int64_t num_pages = local / kBlockTokens; num_pages > 0)
-    for (int head = 0; head < num_kv_heads_; ++head) {
-      CACHETTE_TRY(const OffloadedEntries out, cache.Offload(layer, head, num_sinks, num_pages * kBlockTokens));
-      for (int64_t p = 0; p < num_pages; ++p)
-        cache.units(layer, head).AddPage({out.first_record + p, out.positions[static_cast<size_t>(p * kBlockTokens)]});
-    }
-  const UnitBuilder& builder = **parts.units;
-  const auto pending = static_cast<int64_t>(cache.units(layer, 0).pending().size());
-  const int64_t window_pages = builder.prompt_window() / kBlockTokens;
-  const int64_t ready = pass_.is_last_prefill_chunk ? pending
-                        : window_pages > 0          ? pending / window_pages * window_pages
-                                                    : 0;
-  if (ready > 0) CACHETTE_TRY(BuildUnits(cx, cache, layer, ready, builder));
-  LayerState& state = layers_[static_cast<size_t>(layer)];
-  if (pass_.is_last_prefill_chunk) {  // what follows is another text
-    state.has_selection = false;
-    state.boundaries.clear();
-  }
-  return Ok();
-}
-
-Result<void> RetrievalRun::BuildUnits(Context& cx, SequenceCache& cache, int layer, int64_t num_pages,
-                                      const UnitBuilder& builder) {
-  const int64_t num_entries = num_pages * kBlockTokens;
-  const int64_t window = builder.prompt_window() > 0 ? builder.prompt_window() : num_entries;
-  const bool keeps_pages = recipe_->parts().retrieval->working_set->next_keys > 0;
-  build_keys_.resize(static_cast<size_t>(num_kv_heads_));
-  std::vector<KeyGroup> groups;  // of all heads, window by window
-  for (int head = 0; head < num_kv_heads_; ++head) {
-    std::vector<float>& of_head = build_keys_[static_cast<size_t>(head)];
-    CACHETTE_TRY(cache.LoadPendingKeys(cx, layer, head, num_pages, of_head));
-    for (int64_t first = 0; first < num_entries; first += window)
-      groups.push_back({of_head.data() + first * head_dim_, std::min(window, num_entries - first), {}});
-  }
-  const bool is_runs = builder.run_entries() > 0;
-  if (!is_runs) builder.Group(cx, groups, head_dim_);
-  const size_t windows_per_head = groups.size() / static_cast<size_t>(num_kv_heads_);
-  for (int head = 0; head < num_kv_heads_; ++head) {
-    const std::vector<float>& of_head = build_keys_[static_cast<size_t>(head)];
-    std::vector<int32_t> labels;
-    int32_t num_units = 0;
-    for (size_t w = 0; w < windows_per_head && !is_runs; ++w) {
-      int32_t last = -1;
-      for (const int32_t label : groups[static_cast<size_t>(head) * windows_per_head + w].labels) {
-        labels.push_back(num_units + label);
-        last = std::max(last, label);
-      }
-      num_units += last + 1;
-    }
-    UnitTable& table = cache.units(layer, head);
-    const int64_t first_unit = table.num_units();
-    CACHETTE_TRY(cache.MakeUnits(cx, layer, head, num_pages, is_runs ? nullptr : labels.data(), builder.run_entries(),
-                                 keeps_pages));
-    // Entries of the new units, unit by unit: where their keys are.
-    std::vector<int32_t> order(static_cast<size_t>(num_entries));
-    std::iota(order.begin(), order.end(), 0);
-    if (!is_runs)
-      std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
-        return labels[static_cast<size_t>(a)] < labels[static_cast<size_t>(b)];
-      });
-    stats_.units_made += table.num_units() - first_unit;
-    const int64_t first_entry = table.unit(first_unit).first_entry;
-    cx.ParallelFor(table.num_units() - first_unit, [&](int64_t i) {
-      const Unit& unit = table.unit(first_unit + i);
-      std::vector<float> of_unit;
-      for (int64_t e = 0; e < unit.num_entries; ++e) {
-        const auto from = of_head.begin() + order[static_cast<size_t>(unit.first_entry - first_entry + e)] * head_dim_;
-        of_unit.insert(of_unit.end(), from, from + head_dim_);
-      }
-      AddIndex(cache, layer, head, first_unit + i, of_unit.data(), unit.num_entries);
-    });
-  }
-  if (layer + 1 == static_cast<int>(layers_.size())) build_keys_ = {};
-  return Ok();
-}
-
-void RetrievalRun::AddIndex(SequenceCache& cache, int layer, int head, int64_t unit_idx, const float* keys,
-                            int64_t num_keys) {
-  const UnitIndex& index = **recipe_->parts().retrieval->index;
-  std::vector<float> vectors(static_cast<size_t>(2 * head_dim_));
-  float* const second = vectors.data() + head_dim_;
-  index.Summarise(keys, num_keys, head_dim_, vectors.data(), second);
-  ops::StoreUnitVectors(index.bound(), head_dim_, cache.units(layer, head).index(), unit_idx, vectors.data(),
-                        index.bound() == ops::UnitBound::kBox ? second : nullptr);
-}
-
-Result<void> RetrievalRun::CloseOutput(Context& cx, SequenceCache& cache, int layer) {
-  const RetrievalParts& parts = *recipe_->parts().retrieval;
-  const UnitBuilder& builder = **parts.output_units;
-  const int64_t num_sinks = recipe_->num_sink_blocks() * kBlockTokens;
-  const bool keeps_pages = parts.working_set->next_keys > 0;
-  LayerState& state = layers_[static_cast<size_t>(layer)];
-  for (;;) {
-    const HeadStream& stream = cache.stream(layer, 0);
-    const int64_t num_aged = stream.num_live() - num_sinks - recipe_->recent_window();
-    if (num_aged <= 0) return Ok();
-    const int32_t first_position = stream.positions()[static_cast<size_t>(stream.SlotOfRank(num_sinks))];
-    const int64_t count =
-        builder.NumToClose({.first_position = first_position, .num_entries = num_aged, .boundaries = state.boundaries});
-    if (count == 0) return Ok();
-    for (int head = 0; head < num_kv_heads_; ++head) {
-      UnitTable& table = cache.units(layer, head);
-      const HeadStream& of_head = cache.stream(layer, head);
-      std::vector<float> keys(static_cast<size_t>(count * head_dim_));
-      const int64_t first_slot = of_head.SlotOfRank(num_sinks);
-      for (int64_t slot = first_slot, i = 0; i < count; ++slot)
-        if (of_head.IsLive(slot))
-          ops::LoadEntry(cache.shape().format, of_head.blocks(), slot, keys.data() + i++ * head_dim_, nullptr);
-      CACHETTE_TRY(const OffloadedEntries out, cache.Offload(layer, head, num_sinks, count));
-      std::vector<int64_t> records(static_cast<size_t>((count + kBlockTokens - 1) / kBlockTokens));
-      std::iota(records.begin(), records.end(), out.first_record);
-      const bool is_pages = builder.run_entries() == 0 || (keeps_pages && count % kBlockTokens == 0);
-      if (is_pages)
-        for (size_t p = 0; p < records.size(); ++p) table.AddPage({records[p], out.positions[p * kBlockTokens]});
-      if (builder.run_entries() == 0) continue;  // grouped below
-      AddIndex(cache, layer, head, table.AddUnit(out.positions, records), keys.data(), count);
-      if (is_pages) {
-        for (const int64_t record : records) cache.slow()->AddRef(record);
-        table.SettlePending(static_cast<int64_t>(records.size()), true);
-      }
-      ++stats_.units_made;
-    }
-    if (builder.run_entries() == 0) CACHETTE_TRY(BuildUnits(cx, cache, layer, count / kBlockTokens, builder));
-    const auto first_kept = std::lower_bound(state.boundaries.begin(), state.boundaries.end(),
-                                             first_position + static_cast<int32_t>(count));
-    state.boundaries.erase(state.boundaries.begin(), first_kept);
-  }
+  return cache.StartGuesses(queries.layer, guesses);
 }
 
 }  // namespace cachette

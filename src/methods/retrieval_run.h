@@ -1,17 +1,17 @@
 #pragma once
-// A retrieval recipe at work on one sequence. Prompt entries leave for the slow tier chunk by chunk and become units;
-// at decode the trigger decides when, the index what, and attention reads sinks, the working set and the recent window.
+// A retrieval recipe at work on one sequence. Entries that leave for the slow tier become units (unit_maker.h); at
+// decode the trigger decides when, the index what, and attention reads sinks, the working set and the recent window.
 
-#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <span>
-#include <string>
 #include <vector>
 
 #include "cache/layer_observer.h"
 #include "methods/recipe.h"
 #include "methods/retrieval_stats.h"
+#include "methods/unit_maker.h"
+#include "methods/unit_selection.h"
 
 namespace cachette {
 
@@ -45,15 +45,6 @@ class RetrievalRun {
   std::span<const RetrievalTraceLine> trace() const { return trace_; }
 
  private:
-  // What attention reads of one KV head: units, and how many entries of the last of them (0: all).
-  struct Selection {
-    std::vector<int32_t> units;  // ascending; one that is cut comes last
-    int64_t last_entries = 0;
-    bool Holds(int32_t unit_idx) const {
-      const auto end = units.end() - (last_entries > 0 ? 1 : 0);
-      return std::binary_search(units.begin(), end, unit_idx) || (end != units.end() && *end == unit_idx);
-    }
-  };
   // One KV head at one step.
   struct HeadStep {
     std::vector<float> weights;  // [num_units rounded up to 16]
@@ -63,11 +54,10 @@ class RetrievalRun {
   };
   struct LayerState {
     bool has_selection = false;
-    int64_t last_retrieval = 0;         // step
-    std::vector<float> previous_q;      // [num_q_heads * head_dim]
-    std::vector<float> retrieval_q;     // as previous_q
-    std::vector<Selection> selections;  // [num_kv_heads]
-    std::vector<int32_t> boundaries;    // positions at which the trigger fired, those of units dropped
+    int64_t last_retrieval = 0;             // step
+    std::vector<float> previous_q;          // [num_q_heads * head_dim]
+    std::vector<float> retrieval_q;         // as previous_q
+    std::vector<UnitSelection> selections;  // [num_kv_heads]
   };
 
   bool Retrieves(const LayerQueries& queries) const;
@@ -82,24 +72,19 @@ class RetrievalRun {
   void ForHeads(Context& cx, const SequenceCache& cache, int layer, const Body& body) const;
   void RankHead(SequenceCache& cache, int layer, int head);
   Result<void> Retrieve(SequenceCache& cache, int layer);
-  void ChooseAttended(SequenceCache& cache, int layer, int head, Selection& selection);
+  void ChooseAttended(SequenceCache& cache, int layer, int head, UnitSelection& selection);
   void DropForRoom(SequenceCache& cache, int layer, int head, int64_t incoming_entries);
-  Result<void> Guess(Context& cx, SequenceCache& cache, const LayerQueries& queries);
-  void ViewGuesses(SequenceCache& cache, int layer, int head);
+  Result<void> StartGuesses(Context& cx, SequenceCache& cache, const LayerQueries& queries);
   void BookPass(SequenceCache& cache);
-  Result<void> OffloadPrompt(Context& cx, SequenceCache& cache, int layer);
-  Result<void> BuildUnits(Context& cx, SequenceCache& cache, int layer, int64_t num_pages, const UnitBuilder& builder);
-  Result<void> CloseOutput(Context& cx, SequenceCache& cache, int layer);
-  void AddIndex(SequenceCache& cache, int layer, int head, int64_t unit_idx, const float* keys, int64_t num_keys);
 
   std::shared_ptr<const Recipe> recipe_;
+  UnitMaker unit_maker_;
   int num_kv_heads_;
   int head_dim_;
   PassInfo pass_;
   std::vector<LayerState> layers_;
-  std::vector<HeadStep> heads_;                 // [num_kv_heads], of the layer under way
-  std::vector<std::vector<float>> build_keys_;  // [num_kv_heads], kept from layer to layer
-  bool is_retrieving_ = false;                  // the layer under way
+  std::vector<HeadStep> heads_;  // [num_kv_heads], of the layer under way
+  bool is_retrieving_ = false;   // the layer under way
   double attention_start_ = 0;
   RetrievalStats stats_;
   bool is_tracing_ = false;
