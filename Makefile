@@ -74,8 +74,8 @@ format-check: ## fail if `make format` would change something
 
 tidy: ## clang-tidy over changed files, or over all of them with FILES=all
 	@tools/setup.sh build test tidy
-	cmake --preset dev $(launcher)
-	tools/tidy.sh build/dev $(FILES)
+	cmake --preset dev -B build/tidy $(launcher) -DCMAKE_UNITY_BUILD=OFF
+	tools/tidy.sh build/tidy $(FILES)
 
 readme: build ## rewrite the generated tables of README.md
 	@tools/update_readme.py

@@ -9,6 +9,7 @@ function(cachette_add_simd_sources target)
   foreach(isa IN LISTS CACHETTE_ISAS)
     set(objects ${target}_${isa})
     add_library(${objects} OBJECT ${ARGN})
+    set_target_properties(${objects} PROPERTIES UNITY_BUILD OFF)  # each file names its own tile, block and cap
     target_compile_definitions(${objects} PRIVATE CACHETTE_ISA=${isa} CACHETTE_ISA_${isa}=1)
     target_compile_options(${objects} PRIVATE ${CACHETTE_FLAGS_${isa}} -mprefer-vector-width=512 -fno-math-errno
                            -ffp-contract=fast)

@@ -17,7 +17,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-struct Arguments {
+struct FootprintArguments {
   FootprintParams params;
   std::vector<std::string> given;  // names of the params' options on the command line
   std::string class_name;
@@ -29,7 +29,7 @@ struct Arguments {
 };
 
 // The given options are those that the rest of the command line has a use for.
-Result<void> CheckGiven(const Arguments& arguments, const FootprintClassRow* row) {
+Result<void> CheckGiven(const FootprintArguments& arguments, const FootprintClassRow* row) {
   const bool takes_lengths = row != nullptr && arguments.samples_file.empty();
   for (const std::string& option : arguments.given) {
     const bool is_length = option == "prompt" || option == "output";
@@ -93,7 +93,7 @@ class Report {
   std::map<std::string, std::string> notes_;
 };
 
-Result<Report> Formula(const Arguments& arguments, const FootprintClassRow& row) {
+Result<Report> Formula(const FootprintArguments& arguments, const FootprintClassRow& row) {
   FootprintParams params = arguments.params;
   params.which = row.which;
   Report report("formula");
@@ -151,7 +151,7 @@ Result<Report> Measured(const std::string& path) {
   return report;
 }
 
-Result<int> Footprint(const Arguments& arguments) {
+Result<int> Footprint(const FootprintArguments& arguments) {
   const FootprintClassRow* row = nullptr;
   if (!arguments.class_name.empty()) {
     CACHETTE_TRY(row, FindFootprintClass(arguments.class_name));
@@ -191,7 +191,7 @@ Result<int> Footprint(const Arguments& arguments) {
 }  // namespace
 
 void AddFootprint(CLI::App& root, Command& chosen) {
-  const auto arguments = std::make_shared<Arguments>();
+  const auto arguments = std::make_shared<FootprintArguments>();
   CLI::App* app = root.add_subcommand(
       "footprint", "compute the KV footprint and peak of a policy by formula, or of a recorded ledger");
   std::vector<std::string> names;

@@ -14,7 +14,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-std::string TextOf(const OptionValue& value) {
+std::string TextOrNone(const OptionValue& value) {
   const std::string text = std::visit([](const auto& v) { return fmt::format("{}", v); }, value);
   return text.empty() ? "none" : text;
 }
@@ -90,7 +90,7 @@ void Explain(const Recipe& recipe) {
   fmt::print("\nOptions [default]:\n");
   for (const OptionInfo& option : recipe.Options()) {
     if (!Takes(recipe, option)) continue;
-    fmt::print("  {:<28}{} [{}]\n", FlagOf(option.name), option.help, TextOf(option.value));
+    fmt::print("  {:<28}{} [{}]\n", FlagOf(option.name), option.help, TextOrNone(option.value));
   }
 }
 

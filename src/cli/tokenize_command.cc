@@ -16,7 +16,7 @@
 namespace cachette::cli {
 namespace {
 
-struct Arguments {
+struct TokenizeArguments {
   EngineOptions engine;
   std::vector<std::string> files;
   std::string prompt;
@@ -44,7 +44,7 @@ Result<std::vector<int32_t>> IdsOf(std::string text, int32_t vocab_size) {
   return std::vector<int32_t>(numbers.begin(), numbers.end());
 }
 
-Result<int> Decode(const Arguments& arguments, const Tokenizer& tokenizer) {
+Result<int> Decode(const TokenizeArguments& arguments, const Tokenizer& tokenizer) {
   CACHETTE_TRY(const std::vector<int32_t> ids, IdsOf(arguments.ids_to_decode, tokenizer.vocab_size()));
   const std::string text = tokenizer.Decode(ids, /*skip_special=*/false);
   if (arguments.is_json) {
@@ -56,7 +56,7 @@ Result<int> Decode(const Arguments& arguments, const Tokenizer& tokenizer) {
   return 0;
 }
 
-Result<int> Encode(const Arguments& arguments, const Tokenizer& tokenizer) {
+Result<int> Encode(const TokenizeArguments& arguments, const Tokenizer& tokenizer) {
   std::vector<std::string> files = arguments.files;
   std::string text;
   if (arguments.prompt == "-") files.push_back("-");
@@ -88,7 +88,7 @@ Result<int> Encode(const Arguments& arguments, const Tokenizer& tokenizer) {
 }  // namespace
 
 void AddTokenize(CLI::App& root, Command& chosen) {
-  const auto arguments = std::make_shared<Arguments>();
+  const auto arguments = std::make_shared<TokenizeArguments>();
   CLI::App* app = root.add_subcommand("tokenize", "turn text into token ids, or ids into text");
   CLI::Option* prompt = app->add_option("-p,--prompt", arguments->prompt, "text; '-' for standard input");
   prompt->type_name("TEXT");

@@ -1,17 +1,13 @@
 // Several requests at once: prompts are prefilled one after the other, decode steps are shared.
 
 #include <algorithm>
-#include <chrono>
 
+#include "base/clock.h"
 #include "engine/engine.h"
 #include "engine/sampler.h"
 
 namespace cachette {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double SecondsBetween(Clock::time_point a, Clock::time_point b) { return std::chrono::duration<double>(b - a).count(); }
 
 // A request between its first token and its last.
 struct Running {

@@ -3,14 +3,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 
+#include "base/clock.h"
 #include "base/rng.h"
 
 namespace cachette {
 namespace {
-
-using Clock = std::chrono::steady_clock;
 
 // One bench under way.
 class LlmBench {

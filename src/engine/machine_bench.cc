@@ -3,11 +3,11 @@
 #include <omp.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstring>
 #include <memory>
 #include <vector>
 
+#include "base/clock.h"
 #include "base/half.h"
 #include "ops/linear/gemm.h"
 #include "ops/linear/linear_prefill.h"
@@ -16,14 +16,10 @@
 namespace cachette {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
 constexpr int64_t kReadBytes = int64_t{1} << 30;  // 1 GiB: several times the largest last-level caches
 constexpr double kSecondsPerMeasure = 0.5;
 constexpr int64_t kChunkRows = 512;  // of prefill, its default
 constexpr int64_t kWeightRows = 4096, kWeightCols = 1024;
-
-double SecondsSince(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 // Repeats body for kSecondsPerMeasure, at least twice; the shortest time of one call.
 template <class Body>

@@ -96,7 +96,7 @@ Result<void> CheckFraction(double value, const char* name, const char* meaning) 
 }
 
 // The first of names that the object has.
-Result<int64_t> LengthOf(const JsonLine& line, std::initializer_list<const char*> names) {
+Result<int64_t> ReadLength(const JsonLine& line, std::initializer_list<const char*> names) {
   for (const char* name : names)
     if (line.object.contains(name)) return WholeNumber(line, name, 0, FootprintParams::kMaxTokens);
   return Fail(Error::kCorrupt,
@@ -199,8 +199,8 @@ Result<std::vector<SampleLengths>> ReadSampleLengths(const std::string& path) {
   std::vector<SampleLengths> samples;
   CACHETTE_TRY(ForEachJsonLine(path, [&](const JsonLine& line) -> Result<void> {
     SampleLengths sample;
-    CACHETTE_TRY(sample.prompt, LengthOf(line, {"n", "prompt_tokens", "prompt"}));
-    CACHETTE_TRY(sample.output, LengthOf(line, {"m", "generated_tokens", "output"}));
+    CACHETTE_TRY(sample.prompt, ReadLength(line, {"n", "prompt_tokens", "prompt"}));
+    CACHETTE_TRY(sample.output, ReadLength(line, {"m", "generated_tokens", "output"}));
     samples.push_back(sample);
     return Ok();
   }));

@@ -3,18 +3,14 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 
+#include "base/clock.h"
 #include "base/nearest.h"
 #include "engine/sampler.h"
 #include "eval/score.h"
 
 namespace cachette {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double SecondsBetween(Clock::time_point a, Clock::time_point b) { return std::chrono::duration<double>(b - a).count(); }
 
 const std::vector<std::string> kProtocolNames = {"in-prompt", "as-decode"};
 

@@ -12,8 +12,7 @@
 namespace cachette {
 namespace {
 
-constexpr std::string_view kSpaceMarker = "\xe2\x96\x81";  // U+2581
-constexpr size_t kMaxCachedBytes = 64;                     // longer pieces hardly ever repeat
+constexpr size_t kMaxCachedBytes = 64;  // longer pieces hardly ever repeat
 
 void ReplaceAll(std::string_view text, std::string_view from, std::string_view to, std::string& out) {
   for (size_t at; (at = text.find(from)) != std::string_view::npos; text.remove_prefix(at + from.size())) {

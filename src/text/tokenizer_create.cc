@@ -12,8 +12,6 @@
 namespace cachette {
 namespace {
 
-constexpr std::string_view kSpaceMarker = "\xe2\x96\x81";  // U+2581
-
 // GPT-2's printable alphabet: code point -> byte, -1 elsewhere. Bytes that print stand for themselves, the others
 // follow from U+0100 on in ascending order. Source: "Language Models are Unsupervised Multitask Learners", its released
 // encoder.

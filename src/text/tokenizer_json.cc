@@ -12,9 +12,7 @@
 namespace cachette {
 namespace {
 
-using Json = nlohmann::json;
-
-constexpr const char* kSpaceMarker = "\xe2\x96\x81";
+using nlohmann::json;
 
 Failure Unsupported(std::string_view what, std::string_view instead) {
   return Fail(Error::kUnsupported,
@@ -26,34 +24,34 @@ Failure Corrupt(std::string_view what) {
 }
 
 // Members of JSON objects that may be absent, null or of another type than expected.
-const Json& Member(const Json& object, const char* key) {
-  static const Json kNull;
+const json& Member(const json& object, const char* key) {
+  static const json kNull;
   if (!object.is_object()) return kNull;
   const auto found = object.find(key);
   return found == object.end() ? kNull : *found;
 }
-std::string Text(const Json& object, const char* key) {
-  const Json& member = Member(object, key);
+std::string Text(const json& object, const char* key) {
+  const json& member = Member(object, key);
   return member.is_string() ? member.get<std::string>() : std::string();
 }
-bool Flag(const Json& object, const char* key, bool fallback = false) {
-  const Json& member = Member(object, key);
+bool Flag(const json& object, const char* key, bool fallback = false) {
+  const json& member = Member(object, key);
   return member.is_boolean() ? member.get<bool>() : fallback;
 }
 
 // The components of an optional {"type": "Sequence", key: [...]}, or the single component itself.
-std::vector<const Json*> Components(const Json& component, const char* key) {
-  std::vector<const Json*> parts;
+std::vector<const json*> Components(const json& component, const char* key) {
+  std::vector<const json*> parts;
   if (component.is_null()) return parts;
   if (Text(component, "type") != "Sequence") return {&component};
-  for (const Json& part : Member(component, key)) parts.push_back(&part);
+  for (const json& part : Member(component, key)) parts.push_back(&part);
   return parts;
 }
 
 class Reader {
  public:
-  Reader(Json tokenizer, Json config)
-      : config_(std::move(config)), document_(std::make_shared<Json>(std::move(tokenizer))) {}
+  Reader(json tokenizer, json config)
+      : config_(std::move(config)), document_(std::make_shared<json>(std::move(tokenizer))) {}
 
   Result<TokenizerSpec> Read() {
     CACHETTE_TRY(ReadModel());
@@ -74,7 +72,7 @@ class Reader {
 
  private:
   Result<void> ReadModel() {
-    const Json& model = Member(*document_, "model");
+    const json& model = Member(*document_, "model");
     const std::string type = Text(model, "type");
     const bool looks_like_bpe = type.empty() && Member(model, "merges").is_array();
     if (type != "BPE" && !looks_like_bpe) return Unsupported(fmt::format("a model of type \"{}\"", type), "BPE");
@@ -84,7 +82,7 @@ class Reader {
     if (Member(model, "dropout").is_number() && Member(model, "dropout").get<double>() != 0) {
       return Unsupported("BPE dropout", "none");
     }
-    const Json& vocab = Member(model, "vocab");
+    const json& vocab = Member(model, "vocab");
     if (!vocab.is_object()) return Corrupt("model.vocab is not an object");
     for (const auto& [token, id] : vocab.items()) CACHETTE_TRY(SetToken(id, token, TokenType::kNormal));
     const bool byte_fallback = Flag(model, "byte_fallback");
@@ -97,16 +95,16 @@ class Reader {
     spec_.ignore_merges = Flag(model, "ignore_merges");
     spec_.fuses_unknown = Flag(model, "fuse_unk");
     if (const std::string unknown = Text(model, "unk_token"); !unknown.empty()) {
-      const Json& id = Member(vocab, unknown.c_str());
+      const json& id = Member(vocab, unknown.c_str());
       if (id.is_number_integer()) spec_.unk_id = id.get<int32_t>();
     }
     return ReadMerges(Member(model, "merges"));
   }
 
-  Result<void> ReadMerges(const Json& merges) {
+  Result<void> ReadMerges(const json& merges) {
     if (!merges.is_array()) return Corrupt("model.merges is not a list");
     spec_.merges.reserve(merges.size());
-    for (const Json& merge : merges) {
+    for (const json& merge : merges) {
       if (merge.is_string()) {
         const std::string_view text = merge.get_ref<const std::string&>();
         const size_t space = text.find(' ', 1);
@@ -124,7 +122,7 @@ class Reader {
   }
 
   // Views point into document_, whose strings do not move.
-  Result<void> SetToken(const Json& id, std::string_view token, TokenType type) {
+  Result<void> SetToken(const json& id, std::string_view token, TokenType type) {
     constexpr int64_t kMaxTokens = 1 << 24;
     if (!id.is_number_integer() || id.get<int64_t>() < 0 || id.get<int64_t>() >= kMaxTokens) {
       return Corrupt(fmt::format("the id of token \"{}\" is not an integer from 0 to {}", token, kMaxTokens - 1));
@@ -140,7 +138,7 @@ class Reader {
   }
 
   Result<void> ReadAddedTokens() {
-    for (const Json& added : Member(*document_, "added_tokens")) {
+    for (const json& added : Member(*document_, "added_tokens")) {
       if (!Member(added, "content").is_string()) return Corrupt("an added token has no content");
       const std::string_view content = Member(added, "content").get_ref<const std::string&>();
       if (Flag(added, "single_word")) {
@@ -157,7 +155,7 @@ class Reader {
   }
 
   Result<void> ReadNormalizer() {
-    for (const Json* part : Components(Member(*document_, "normalizer"), "normalizers")) {
+    for (const json* part : Components(Member(*document_, "normalizer"), "normalizers")) {
       const std::string type = Text(*part, "type");
       if (type == "NFC") {
         spec_.normalizes_nfc = true;
@@ -167,7 +165,7 @@ class Reader {
                  Text(*part, "content") == kSpaceMarker) {
         marks_spaces_ = true;
       } else {
-        return Unsupported(fmt::format("the normalizer {}", part->dump(-1, ' ', false, Json::error_handler_t::replace)),
+        return Unsupported(fmt::format("the normalizer {}", part->dump(-1, ' ', false, json::error_handler_t::replace)),
                            "NFC, Prepend of U+2581, Replace of a space by U+2581");
       }
     }
@@ -175,9 +173,9 @@ class Reader {
   }
 
   Result<void> ReadPreTokenizer() {
-    const std::vector<const Json*> parts = Components(Member(*document_, "pre_tokenizer"), "pretokenizers");
+    const std::vector<const json*> parts = Components(Member(*document_, "pre_tokenizer"), "pretokenizers");
     bool is_byte_level = false;
-    for (const Json* part : parts) {
+    for (const json* part : parts) {
       const std::string type = Text(*part, "type");
       if (type == "ByteLevel") {
         is_byte_level = true;
@@ -203,8 +201,8 @@ class Reader {
     return Unsupported("a BPE model that is neither byte-level nor has byte_fallback", "one of the two");
   }
 
-  Result<void> ReadSplit(const Json& part) {
-    const Json& pattern = Member(part, "pattern");
+  Result<void> ReadSplit(const json& part) {
+    const json& pattern = Member(part, "pattern");
     const std::string behavior = Text(part, "behavior");
     const bool inverted = Flag(part, "invert");
     // Gemma's split at spaces finds none: its normalizer has replaced them all.
@@ -212,14 +210,14 @@ class Reader {
     const std::string regex = Text(pattern, "Regex");
     if (spec_.kind != TokenizerKind::kByteLevelBpe || regex.empty() ||
         !((behavior == "Isolated" && !inverted) || (behavior == "Removed" && inverted))) {
-      return Unsupported(fmt::format("the pre-tokenizer {}", part.dump(-1, ' ', false, Json::error_handler_t::replace)),
+      return Unsupported(fmt::format("the pre-tokenizer {}", part.dump(-1, ' ', false, json::error_handler_t::replace)),
                          "Split of byte-level text by a Regex, Isolated or (inverted) Removed");
     }
     spec_.pre_split.push_back({regex, inverted});
     return Ok();
   }
 
-  Result<void> ReadMetaspace(const Json& part) {
+  Result<void> ReadMetaspace(const json& part) {
     if (Text(part, "replacement") != kSpaceMarker)
       return Unsupported("a Metaspace replacement other than U+2581", "U+2581");
     marks_spaces_ = true;
@@ -235,13 +233,13 @@ class Reader {
   // Id of a token by its text; -1 when there is none.
   int32_t IdOf(const std::string& token) const {
     if (const auto added = added_ids_.find(token); added != added_ids_.end()) return added->second;
-    const Json& id = Member(Member(Member(*document_, "model"), "vocab"), token.c_str());
+    const json& id = Member(Member(Member(*document_, "model"), "vocab"), token.c_str());
     return id.is_number_integer() ? id.get<int32_t>() : -1;
   }
 
   // Special tokens of the config are a string or an added-token object.
   int32_t ConfigTokenId(const char* key) const {
-    const Json& token = Member(config_, key);
+    const json& token = Member(config_, key);
     const std::string text = token.is_string() ? token.get<std::string>() : Text(token, "content");
     return text.empty() ? -1 : IdOf(text);
   }
@@ -250,10 +248,10 @@ class Reader {
     spec_.bos_id = ConfigTokenId("bos_token");
     spec_.eos_id = ConfigTokenId("eos_token");
     spec_.pad_id = ConfigTokenId("pad_token");
-    const Json& chat_template = Member(config_, "chat_template");
+    const json& chat_template = Member(config_, "chat_template");
     if (chat_template.is_string()) spec_.chat_template = chat_template.get<std::string>();
     if (chat_template.is_array()) {  // several named templates
-      for (const Json& named : chat_template) {
+      for (const json& named : chat_template) {
         if (Text(named, "name") == "default") spec_.chat_template = Text(named, "template");
       }
     }
@@ -262,14 +260,14 @@ class Reader {
 
   // What add_special puts around text: the config's flags where it states them, else the post-processor.
   Result<void> ReadPostProcessor() {
-    for (const Json* part : Components(Member(*document_, "post_processor"), "processors")) {
+    for (const json* part : Components(Member(*document_, "post_processor"), "processors")) {
       const std::string type = Text(*part, "type");
       if (type == "ByteLevel") continue;
       if (type != "TemplateProcessing") {
         return Unsupported(fmt::format("the post-processor \"{}\"", type), "ByteLevel, TemplateProcessing");
       }
       bool behind_text = false;
-      for (const Json& piece : Member(*part, "single")) {
+      for (const json& piece : Member(*part, "single")) {
         if (piece.is_object() && piece.contains("Sequence")) behind_text = true;
         const std::string token = Text(Member(piece, "SpecialToken"), "id");
         if (token.empty()) continue;
@@ -279,7 +277,7 @@ class Reader {
       }
     }
     const auto apply = [&](const char* key, int32_t id, std::vector<int32_t>& ids) {
-      const Json& flag = Member(config_, key);
+      const json& flag = Member(config_, key);
       if (!flag.is_boolean()) return;
       std::erase(ids, id);
       if (flag.get<bool>() && id >= 0) ids.push_back(id);
@@ -289,8 +287,8 @@ class Reader {
     return Ok();
   }
 
-  Json config_;
-  std::shared_ptr<Json> document_;
+  json config_;
+  std::shared_ptr<json> document_;
   TokenizerSpec spec_;
   bool marks_spaces_ = false;
   std::unordered_map<std::string, int32_t> added_ids_;
@@ -299,11 +297,11 @@ class Reader {
 }  // namespace
 
 Result<TokenizerSpec> SpecFromTokenizerJson(std::string_view tokenizer_json, std::string_view tokenizer_config_json) {
-  Json tokenizer = Json::parse(tokenizer_json, nullptr, /*allow_exceptions=*/false);
+  json tokenizer = json::parse(tokenizer_json, nullptr, /*allow_exceptions=*/false);
   if (!tokenizer.is_object()) return Corrupt("it is not a JSON object");
-  Json config = Json::object();
+  json config = json::object();
   if (!tokenizer_config_json.empty()) {
-    config = Json::parse(tokenizer_config_json, nullptr, /*allow_exceptions=*/false);
+    config = json::parse(tokenizer_config_json, nullptr, /*allow_exceptions=*/false);
     if (!config.is_object())
       return Fail(Error::kCorrupt, "tokenizer_config.json is not a JSON object; get the file again");
   }

@@ -11,6 +11,8 @@
 
 namespace cachette {
 
+inline constexpr std::string_view kSpaceMarker = "\xe2\x96\x81";  // U+2581: a space, in pieces of SentencePiece
+
 enum class TokenizerKind : uint8_t {
   kByteLevelBpe,      // pieces are bytes written in GPT-2's printable alphabet; merges have ranks
   kSentencePieceBpe,  // pieces are characters, U+2581 stands for a space, <0xNN> for a byte no piece covers

@@ -17,14 +17,13 @@
 #include <vector>
 
 #include "cache/batch_reader.h"
+#include "cache/small_cache.h"
 #include "io/temp_folder.h"
 
 namespace cachette {
 namespace {
 
 using ::testing::HasSubstr;
-
-constexpr size_t kRecordBytes = 4096;
 
 // What a descriptor of this process leads to, "" when it is closed.
 std::string LinkOf(int fd) {

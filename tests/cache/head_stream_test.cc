@@ -11,14 +11,12 @@
 #include <vector>
 
 #include "base/rng.h"
+#include "cache/small_cache.h"
 #include "ops/attention/kv_codec.h"
 #include "ops/attention/kv_store.h"
 
 namespace cachette {
 namespace {
-
-constexpr int kHeadDim = 8;
-constexpr int64_t kBlock = ops::kBlockTokens;
 
 int64_t BlocksFor(int64_t num_slots) { return (num_slots + kBlock - 1) / kBlock; }
 

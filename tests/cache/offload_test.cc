@@ -15,6 +15,7 @@
 
 #include "base/rng.h"
 #include "cache/sequence_cache.h"
+#include "cache/small_cache.h"
 #include "ops/attention/kv_store.h"
 
 namespace cachette {
@@ -23,9 +24,6 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
-
-constexpr int kHeadDim = 8;
-constexpr int64_t kBlock = ops::kBlockTokens;
 
 CacheShape Shape(Dtype dtype, int num_layers = 1, int num_kv_heads = 2) {
   return {.num_layers = num_layers,

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "base/rng.h"
+#include "cache/small_cache.h"
 #include "cache/tier.h"
 #include "io/temp_folder.h"
 
@@ -23,8 +24,6 @@ namespace cachette {
 namespace {
 
 using ::testing::HasSubstr;
-
-constexpr size_t kRecordBytes = 4096;
 
 // 64-byte aligned places, every other one aligned for direct I/O as well.
 class Places {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/rng.h"
+#include "cache/small_cache.h"
 #include "ops/attention/kv_store.h"
 
 namespace cachette {
@@ -17,8 +18,6 @@ namespace {
 
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
-
-constexpr int kHeadDim = 8;
 
 CacheShape Shape(int num_layers, int num_kv_heads, Dtype dtype = Dtype::kF32) {
   return {.num_layers = num_layers, .num_kv_heads = num_kv_heads, .format = {dtype, kHeadDim}};

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "base/rng.h"
+#include "cache/small_cache.h"
 
 namespace cachette {
 namespace {
@@ -20,7 +21,6 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 
-constexpr int64_t kBlock = ops::kBlockTokens;
 const ops::KvFormat kFormat{Dtype::kF16, 8};
 
 class UnitTableTest : public ::testing::TestWithParam<const char*> {

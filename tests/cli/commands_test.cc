@@ -28,11 +28,7 @@ json SucceedJson(const std::vector<std::string>& arguments) {
 }
 
 void ExpectComplaint(const std::vector<std::string>& arguments, int exit_code, const std::string& part) {
-  const ProcessResult result = RunCachette(arguments);
-  EXPECT_EQ(result.exit_code, exit_code);
-  EXPECT_EQ(result.out, "");
-  EXPECT_THAT(result.err, testing::StartsWith("cachette: "));
-  EXPECT_THAT(result.err, HasSubstr(part));
+  ExpectComplaint(RunCachette(arguments), exit_code, part);
 }
 
 TEST(Help, EveryCommandHasOne) {

@@ -22,4 +22,7 @@ struct ProcessOptions {
 
 ProcessResult RunCachette(const std::vector<std::string>& arguments, const ProcessOptions& options = {});
 
+// Exactly one sentence from us, nothing on standard output.
+void ExpectComplaint(const ProcessResult& result, int exit_code, const std::string& part);
+
 }  // namespace cachette

@@ -43,14 +43,6 @@ json RunJson(const std::string& recipe, std::vector<std::string> more) {
   return Parsed(RunCachette(RunArguments(recipe, more)));
 }
 
-void ExpectComplaint(const std::vector<std::string>& arguments, const std::string& part) {
-  const ProcessResult result = RunCachette(arguments);
-  EXPECT_EQ(result.exit_code, 1);
-  EXPECT_THAT(result.err, testing::StartsWith("cachette: "));
-  EXPECT_THAT(result.err, HasSubstr(part));
-  EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;
-}
-
 std::vector<json> LinesOf(const std::string& path) {
   std::ifstream file(path);
   std::vector<json> lines;
@@ -147,19 +139,19 @@ TEST(RetrievalRun, TraceHasALineForEachLayerAndToken) {
     for (const char* field : {"cosine_previous", "cosine_last"}) EXPECT_LE(lines[i][field], 1.001) << i;
     EXPECT_GE(lines[i]["coverage"], 0.0) << i;
   }
-  ExpectComplaint(RunArguments("streaming", {"--trace", path}), "recipe streaming retrieves nothing");
-  ExpectComplaint(RunArguments("louis", {"--trace", path, "--ledger", path}), "name the same file");
-  ExpectComplaint(RunArguments("louis", {"--trace", folder / "none/x"}), "--trace: ");
+  ExpectComplaint(RunCachette(RunArguments("streaming", {"--trace", path})), 1, "recipe streaming retrieves nothing");
+  ExpectComplaint(RunCachette(RunArguments("louis", {"--trace", path, "--ledger", path})), 1, "name the same file");
+  ExpectComplaint(RunCachette(RunArguments("louis", {"--trace", folder / "none/x"})), 1, "--trace: ");
 }
 
 TEST(RetrievalRun, LimitsThatCannotHoldAreRefusedFirst) {
   // 4 streams of 14 + 4 blocks of 1 KiB: sinks, recent window, an open segment and a block; one budget.
   const json least = RunJson("louis", {"--fast-kv-bytes", "72K", "--prefill-chunk", "64"});
   EXPECT_LE(least["tiers"]["host"]["bytes_peak"], 72 * 1024);
-  ExpectComplaint(RunArguments("louis", {"--fast-kv-bytes", "71K", "--prefill-chunk", "64"}),
+  ExpectComplaint(RunCachette(RunArguments("louis", {"--fast-kv-bytes", "71K", "--prefill-chunk", "64"})), 1,
                   "the fast tier may hold 71.0 KiB, and recipe louis needs at least 72.0 KiB for 600 tokens with a "
                   "budget of 64 and prefill chunks of 64; raise --fast-kv-bytes, lower --budget or --prefill-chunk");
-  ExpectComplaint(RunArguments("louis", {"--slow-kv-bytes", "32K"}), "raise --slow-kv-bytes");
+  ExpectComplaint(RunCachette(RunArguments("louis", {"--slow-kv-bytes", "32K"})), 1, "raise --slow-kv-bytes");
 }
 
 TEST(RetrievalEval, SumsOverAnswersAndFamilies) {
@@ -199,8 +191,9 @@ TEST(Calibrate, WritesThresholdsAndReportsRates) {
   const ProcessResult synthetic = RunCachette({"calibrate", "-m", "synthetic:tiny"});
   EXPECT_EQ(synthetic.exit_code, 1);
   EXPECT_THAT(synthetic.err, HasSubstr("name one with -o"));
-  ExpectComplaint({"calibrate", "-m", "synthetic:tiny", "-f", text, "--decode-tokens", "600", "-o", folder / "x"},
-                  "too few to prefill some and feed 600");
+  ExpectComplaint(
+      RunCachette({"calibrate", "-m", "synthetic:tiny", "-f", text, "--decode-tokens", "600", "-o", folder / "x"}), 1,
+      "too few to prefill some and feed 600");
   const json out =
       Parsed(RunCachette(with_common({"calibrate", "-m", "synthetic:tiny", "-f", text, "--decode-tokens", "60",
                                       "--trigger", "last", "--rate", "0.3", "-o", folder / "taus", "--json", "-q"})));

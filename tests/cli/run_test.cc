@@ -34,15 +34,6 @@ json RunJson(std::vector<std::string> more, const ProcessOptions& options = {}) 
   return parsed;
 }
 
-// Exactly one sentence from us, nothing on standard output.
-void ExpectComplaint(const ProcessResult& result, int exit_code, const std::string& part) {
-  EXPECT_EQ(result.exit_code, exit_code);
-  EXPECT_EQ(result.out, "");
-  EXPECT_THAT(result.err, HasSubstr(part));
-  EXPECT_THAT(result.err, testing::StartsWith("cachette: "));
-  EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;
-}
-
 TEST(Run, JsonHasEveryFieldOfItsType) {
   const json out = RunJson({"-p", "hello", "-n", "5", "--ignore-eos", "--recipe", "streaming", "--budget", "9"});
   EXPECT_TRUE(out["text"].is_string());

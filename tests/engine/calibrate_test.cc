@@ -10,6 +10,7 @@
 #include "io/temp_folder.h"
 #include "methods/number_rows.h"
 #include "support/induction_model.h"
+#include "support/tiny_engine.h"
 
 namespace cachette {
 namespace {
@@ -19,14 +20,7 @@ using Options = std::map<std::string, std::string>;
 
 const Options kSmall = {{"budget", "32"}, {"protect.sinks", "16"}, {"protect.recent_window", "16"}};
 
-std::unique_ptr<Engine> TinyEngine() {
-  EngineOptions options;
-  options.model = "synthetic:tiny";
-  options.threads = 2;
-  auto engine = Engine::Load(options);
-  EXPECT_TRUE(engine.ok()) << (engine.ok() ? "" : engine.failure().message);
-  return std::move(*engine);
-}
+std::unique_ptr<Engine> TinyEngine() { return test::TinyEngine(0, 2); }
 
 std::vector<CalibrationText> RandomTexts(int num_texts, int num_prompt, int num_continued) {
   Rng rng(5);

@@ -5,17 +5,12 @@
 
 #include <cmath>
 
+#include "support/tiny_engine.h"
+
 namespace cachette {
 namespace {
 
-std::unique_ptr<Engine> TinyEngine() {
-  EngineOptions options;
-  options.model = "synthetic:tiny";
-  options.threads = 1;
-  auto engine = Engine::Load(options);
-  EXPECT_TRUE(engine.ok()) << (engine.ok() ? "" : engine.failure().message);
-  return std::move(*engine);
-}
+using test::TinyEngine;
 
 std::string Text(size_t num_bytes) {
   std::string text;

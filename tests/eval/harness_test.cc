@@ -10,22 +10,13 @@
 
 #include "engine/sampler.h"
 #include "eval/report.h"
+#include "support/tiny_engine.h"
 
 namespace cachette {
 namespace {
 
+using test::TinyEngine;
 using testing::HasSubstr;
-
-// One token per byte, 2 layers of 2 KV heads, context 32768.
-std::unique_ptr<Engine> TinyEngine(int64_t kv_bytes = 0) {
-  EngineOptions options;
-  options.model = "synthetic:tiny";
-  options.threads = 1;
-  options.fast_kv_bytes = kv_bytes;
-  auto engine = Engine::Load(options);
-  EXPECT_TRUE(engine.ok()) << (engine.ok() ? "" : engine.failure().message);
-  return std::move(*engine);
-}
 
 std::shared_ptr<const Recipe> MakeRecipe(Engine& engine, const char* name = "full",
                                          const std::map<std::string, std::string>& options = {}) {

@@ -7,6 +7,7 @@
 #include <limits>
 #include <memory>
 
+#include "io/bytes.h"
 #include "io/gguf_builder.h"
 #include "io/temp_folder.h"
 
@@ -17,12 +18,6 @@ using testing::ElementsAre;
 using testing::HasSubstr;
 
 constexpr uint32_t kF32 = 0, kF16 = 1, kQ4_1 = 3, kQ8_0 = 8;
-
-std::vector<std::byte> Bytes(size_t count) {
-  std::vector<std::byte> bytes(count);
-  for (size_t i = 0; i < count; ++i) bytes[i] = static_cast<std::byte>(i * 7 + 1);
-  return bytes;
-}
 
 // One value of every type, two tensors.
 GgufBuilder Sample() {
@@ -54,7 +49,7 @@ GgufBuilder Sample() {
 Result<GgufFile> ParseBytes(std::span<const std::byte> bytes) { return GgufFile::Parse(bytes, "test.gguf"); }
 
 // Builds, parses and returns the failure; bytes live in an exactly sized block, so that ASan sees any step beyond.
-Failure FailureOf(std::span<const std::byte> bytes) {
+Failure GgufFailureOf(std::span<const std::byte> bytes) {
   const auto copy = std::make_unique<std::byte[]>(bytes.size());
   std::copy(bytes.begin(), bytes.end(), copy.get());
   const auto file = ParseBytes({copy.get(), bytes.size()});
@@ -64,11 +59,11 @@ Failure FailureOf(std::span<const std::byte> bytes) {
   }
   return file.failure();
 }
-Failure FailureOf(const GgufBuilder& builder) { return FailureOf(builder.Build()); }
+Failure GgufFailureOf(const GgufBuilder& builder) { return GgufFailureOf(builder.Build()); }
 
 #define EXPECT_FAILURE(builder, kind, text)                      \
   do {                                                           \
-    const Failure f = FailureOf(builder);                        \
+    const Failure f = GgufFailureOf(builder);                    \
     EXPECT_EQ(ErrorName(f.error), ErrorName(kind)) << f.message; \
     EXPECT_THAT(f.message, HasSubstr(text));                     \
     EXPECT_THAT(f.message, HasSubstr("test.gguf"));              \
@@ -198,7 +193,7 @@ TEST(Gguf, ReadsVersion2AndAnEmptyFileAndOtherAlignments) {
 TEST(Gguf, TruncationAtEveryByteIsNoticed) {
   const auto bytes = Sample().Build();
   for (size_t keep = 0; keep < bytes.size(); ++keep) {
-    const Failure f = FailureOf(std::span(bytes).first(keep));
+    const Failure f = GgufFailureOf(std::span(bytes).first(keep));
     ASSERT_EQ(f.error, Error::kCorrupt) << keep << ": " << f.message;
   }
   ASSERT_TRUE(ParseBytes(bytes).ok());
@@ -236,10 +231,10 @@ TEST(Gguf, CountsBeyondTheFile) {
   for (const int64_t extra : {int64_t{1}, int64_t{1} << 40, std::numeric_limits<int64_t>::min(), int64_t{-1} << 20}) {
     GgufBuilder b = Sample();
     b.extra_pairs = extra;
-    EXPECT_EQ(FailureOf(b).error, Error::kCorrupt) << extra;
+    EXPECT_EQ(GgufFailureOf(b).error, Error::kCorrupt) << extra;
     b.extra_pairs = 0;
     b.extra_tensors = extra;
-    EXPECT_EQ(FailureOf(b).error, Error::kCorrupt) << extra;
+    EXPECT_EQ(GgufFailureOf(b).error, Error::kCorrupt) << extra;
   }
   GgufBuilder b = Sample();
   b.extra_pairs = int64_t{1} << 40;

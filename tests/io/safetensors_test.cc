@@ -7,6 +7,7 @@
 #include <cstring>
 #include <memory>
 
+#include "io/bytes.h"
 #include "io/temp_folder.h"
 
 namespace cachette {
@@ -14,12 +15,6 @@ namespace {
 
 using testing::ElementsAre;
 using testing::HasSubstr;
-
-std::vector<std::byte> Bytes(size_t count, int seed = 1) {
-  std::vector<std::byte> bytes(count);
-  for (size_t i = 0; i < count; ++i) bytes[i] = static_cast<std::byte>(static_cast<int>(i) * 7 + seed);
-  return bytes;
-}
 
 // A file with that header text and data bytes; the length field may lie.
 std::vector<std::byte> FileOf(const std::string& header, size_t num_data_bytes, int64_t length_error = 0) {
@@ -37,7 +32,7 @@ const char* const kTwoTensors = R"({"__metadata__": {"format": "pt"},
   "b": {"dtype": "BF16", "shape": [5], "data_offsets": [24, 34]}})";
 
 // In an exactly sized block, so that ASan sees any step beyond.
-Failure FailureOf(std::span<const std::byte> bytes) {
+Failure SafetensorsFailureOf(std::span<const std::byte> bytes) {
   const auto copy = std::make_unique<std::byte[]>(bytes.size());
   std::copy(bytes.begin(), bytes.end(), copy.get());
   const auto file = SafetensorsFile::Parse({copy.get(), bytes.size()}, "test.safetensors");
@@ -50,7 +45,7 @@ Failure FailureOf(std::span<const std::byte> bytes) {
 
 #define EXPECT_CORRUPT(bytes, text)                                  \
   do {                                                               \
-    const Failure f = FailureOf(bytes);                              \
+    const Failure f = SafetensorsFailureOf(bytes);                   \
     EXPECT_STREQ(ErrorName(f.error), "corrupt file") << f.message;   \
     EXPECT_THAT(f.message, HasSubstr(text));                         \
     EXPECT_THAT(f.message, testing::StartsWith("test.safetensors")); \
@@ -109,7 +104,7 @@ TEST(Safetensors, OtherDtypesFailOnlyWhenAskedFor) {
 TEST(Safetensors, TruncationAtEveryByteIsNoticed) {
   const auto bytes = FileOf(kTwoTensors, 34);
   for (size_t keep = 0; keep < bytes.size(); ++keep) {
-    const Failure f = FailureOf(std::span(bytes).first(keep));
+    const Failure f = SafetensorsFailureOf(std::span(bytes).first(keep));
     ASSERT_EQ(f.error, Error::kCorrupt) << keep << ": " << f.message;
   }
 }

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "methods/pass_driver.h"
+#include "methods/recipe_checks.h"
 
 namespace cachette {
 namespace {
@@ -18,20 +19,15 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using Options = std::map<std::string, std::string>;
 
-CacheShape Shape(const Recipe& recipe) {
+CacheShape CodedShape(const Recipe& recipe) {
   return {.num_layers = 2, .num_kv_heads = 2, .format = {Dtype::kF16, 16}, .codec = recipe.codec()};
-}
-
-std::string Refusal(const char* name, const Options& options) {
-  const auto recipe = Recipe::Create(name, options);
-  EXPECT_FALSE(recipe.ok()) << name;
-  return recipe.ok() ? "" : recipe.failure().message;
 }
 
 // A sequence under a recipe, every invariant checked after each pass.
 class CodedRun {
  public:
-  CodedRun(const char* name, const Options& options) : recipe_(Make(name, options)), cache_(tier_, Shape(recipe_)) {
+  CodedRun(const char* name, const Options& options)
+      : recipe_(Make(name, options)), cache_(tier_, CodedShape(recipe_)) {
     driver_.emplace(std::move(recipe_), cache_);
   }
 

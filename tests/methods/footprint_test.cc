@@ -12,6 +12,7 @@
 
 #include "eval/footprint.h"
 #include "methods/pass_driver.h"
+#include "methods/recipe_checks.h"
 #include "methods/text_file.h"
 
 namespace cachette {
@@ -43,10 +44,6 @@ ClosedForm StreamingForm(const Case& c) {
   for (int64_t a = c.num_prompt; a < c.num_prompt + c.num_output; ++a) form.area += 1 + past(a);
   if (c.num_output > 0) form.peak = std::max(form.peak, 1 + past(c.num_prompt + c.num_output - 1));
   return form;
-}
-
-CacheShape Shape(int num_layers, int num_kv_heads) {
-  return {.num_layers = num_layers, .num_kv_heads = num_kv_heads, .format = {Dtype::kF16, 8}};
 }
 
 FootprintResult Published(const FootprintParams& params) {

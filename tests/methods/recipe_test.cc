@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "methods/pass_driver.h"
+#include "methods/recipe_checks.h"
 #include "methods/text_file.h"
 
 namespace cachette {
@@ -22,27 +23,11 @@ using Options = std::map<std::string, std::string>;
 
 constexpr int64_t kBlock = ops::kBlockTokens;
 
-CacheShape Shape(int num_layers, int num_kv_heads) {
-  return {.num_layers = num_layers, .num_kv_heads = num_kv_heads, .format = {Dtype::kF16, 8}};
-}
-
 OptionValue ValueOf(const Recipe& recipe, const std::string& name) {
   for (const OptionInfo& info : recipe.Options())
     if (info.name == name) return info.value;
   ADD_FAILURE() << name << " is not declared";
   return false;
-}
-
-std::string Refusal(const char* name, const Options& options) {
-  const auto recipe = Recipe::Create(name, options);
-  if (!recipe.ok()) {
-    EXPECT_EQ(recipe.failure().error, Error::kInvalidArgument);
-    return recipe.failure().message;
-  }
-  auto prepared_recipe = Recipe::Create(name, options);
-  const auto prepared = prepared_recipe->Prepare(Shape(1, 1));
-  EXPECT_FALSE(prepared.ok());
-  return prepared.ok() ? "" : prepared.failure().message;
 }
 
 TEST(Recipe, UnknownNamesGetTheNearest) {

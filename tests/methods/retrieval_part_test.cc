@@ -16,6 +16,7 @@
 #include "methods/indexes/mean_key.h"
 #include "methods/indexes/min_max.h"
 #include "methods/recipe.h"
+#include "methods/recipe_checks.h"
 #include "methods/retrieval_triggers/coverage.h"
 #include "methods/retrieval_triggers/query_cosine.h"
 #include "methods/retrieval_triggers/stride.h"
@@ -31,15 +32,6 @@ using ::testing::HasSubstr;
 using Options = std::map<std::string, std::string>;
 
 const CacheShape kShape = {.num_layers = 3, .num_kv_heads = 2, .format = {Dtype::kF16, 8}};
-
-std::string Refusal(const char* name, const Options& options) {
-  auto recipe = Recipe::Create(name, options);
-  const auto prepared = recipe.ok() ? recipe->Prepare(kShape) : Result<void>(recipe.failure());
-  EXPECT_FALSE(prepared.ok()) << name;
-  if (prepared.ok()) return "";
-  EXPECT_EQ(prepared.failure().error, Error::kInvalidArgument);
-  return prepared.failure().message;
-}
 
 TEST(Pages, CloseWhenWhole) {
   const Pages pages(32);

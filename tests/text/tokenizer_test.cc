@@ -36,8 +36,8 @@ void ExpectRecordedIds(const Tokenizer& tokenizer, const std::string& name, Enco
 // How often decode(encode(x)) differs from x.
 size_t NumChanged(const Tokenizer& tokenizer) {
   size_t num_changed = 0;
-  for (const auto& json : RecordedJson("texts.json")) {
-    const auto text = json.get<std::string>();
+  for (const auto& item : RecordedJson("texts.json")) {
+    const auto text = item.get<std::string>();
     num_changed += tokenizer.Decode(*tokenizer.Encode(text, kPlain), /*skip_special=*/false) != text;
   }
   return num_changed;

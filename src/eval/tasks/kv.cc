@@ -6,7 +6,7 @@
 namespace cachette {
 namespace {
 
-Sample Draft(Rng& rng, int64_t num_lines, int64_t num_questions) {
+Sample DraftKv(Rng& rng, int64_t num_lines, int64_t num_questions) {
   WordSource words(rng);
   KvLines kv = DrawKvLines(words, num_lines, num_questions);
   std::string context = kKvHeading;
@@ -24,7 +24,7 @@ Task KvTask() {
           .length_of = LengthOf::kPrompt,
           .reply_tokens = 0,
           .min_items = [](int64_t num_questions) { return num_questions; },
-          .draft = Draft};
+          .draft = DraftKv};
 }
 
 }  // namespace cachette

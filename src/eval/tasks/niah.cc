@@ -11,7 +11,7 @@ namespace {
 
 constexpr int64_t kNumNeedles = 4;  // at least; as many as questions
 
-Sample Draft(Rng& rng, int64_t num_lines, int64_t num_questions) {
+Sample DraftNiah(Rng& rng, int64_t num_lines, int64_t num_questions) {
   WordSource words(rng);
   const int64_t num_needles = std::max(kNumNeedles, num_questions);
   KvLines needles = DrawKvLines(words, num_needles, num_questions);
@@ -33,7 +33,7 @@ Task NiahTask() {
           .length_of = LengthOf::kPrompt,
           .reply_tokens = 0,
           .min_items = [](int64_t) { return int64_t{1}; },
-          .draft = Draft};
+          .draft = DraftNiah};
 }
 
 }  // namespace cachette

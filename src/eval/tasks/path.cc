@@ -14,7 +14,7 @@ constexpr int64_t kMinHops = 2;
 constexpr int64_t kMaxHops = 60;
 
 // The roads are one cycle through all towns.
-Sample Draft(Rng& rng, int64_t num_towns, int64_t num_questions) {
+Sample DraftPath(Rng& rng, int64_t num_towns, int64_t num_questions) {
   WordSource words(rng);
   std::vector<std::string> towns, roads;
   for (int64_t i = 0; i < num_towns; ++i) towns.push_back(words.Name());
@@ -44,7 +44,7 @@ Task PathTask() {
           .length_of = LengthOf::kPrompt,
           .reply_tokens = 0,
           .min_items = [](int64_t num_questions) { return std::max(num_questions, kMinHops + 1); },
-          .draft = Draft};
+          .draft = DraftPath};
 }
 
 }  // namespace cachette

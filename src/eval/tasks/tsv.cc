@@ -8,7 +8,7 @@
 namespace cachette {
 namespace {
 
-Sample Draft(Rng& rng, int64_t num_rows, int64_t) {
+Sample DraftTsv(Rng& rng, int64_t num_rows, int64_t) {
   WordSource words(rng);
   Sample sample;
   std::string answer;
@@ -33,7 +33,7 @@ Task TsvTask() {
           .length_of = LengthOf::kPrompt,
           .reply_tokens = 0,
           .min_items = [](int64_t) { return int64_t{1}; },
-          .draft = Draft};
+          .draft = DraftTsv};
 }
 
 }  // namespace cachette

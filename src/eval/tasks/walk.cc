@@ -14,7 +14,7 @@ constexpr int64_t kMinLines = 6;
 constexpr int64_t kMaxLines = 40;
 
 // Items are the names to write; the cycle is at least once gone round.
-Sample Draft(Rng& rng, int64_t num_steps, int64_t num_questions) {
+Sample DraftWalk(Rng& rng, int64_t num_steps, int64_t num_questions) {
   WordSource words(rng);
   const auto drawn = kMinLines + static_cast<int64_t>(rng.Below(kMaxLines - kMinLines + 1));
   const int64_t num_lines = std::min(drawn, num_steps);
@@ -43,7 +43,7 @@ Task WalkTask() {
           .length_of = LengthOf::kPromptAndReply,
           .reply_tokens = 0,
           .min_items = [](int64_t) { return kMinLines; },
-          .draft = Draft};
+          .draft = DraftWalk};
 }
 
 }  // namespace cachette

@@ -3,10 +3,10 @@
 #include <omp.h>
 
 #include <algorithm>
-#include <limits>
 
 #include "base/result.h"
 #include "ops/attention/column_sums_kernels.h"
+#include "ops/numeric.h"
 #include "ops/simd.h"
 
 namespace cachette::ops {
@@ -14,9 +14,6 @@ namespace {
 
 constexpr int kRowsPerPass = 32;  // query rows whose logits are in scratch together
 constexpr int64_t kMaxSpans = 4;  // tasks per KV head; each has sums of its own, added up in order afterwards
-constexpr float kLog2e = 1.44269504088896340736f;
-
-int64_t RoundUp(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
 
 // What a thread needs.
 struct PassScratch {
@@ -104,8 +101,7 @@ class ColumnSummer {
       // Kernels work on whole registers: from a multiple of 16 on, what lies before begin made invisible.
       const int64_t aligned = begin / kBlockTokens * kBlockTokens;
       for (int g = 0; g < group; ++g)
-        std::fill(logits + g * stride_ + aligned, logits + g * stride_ + begin,
-                  -std::numeric_limits<float>::infinity());
+        std::fill(logits + g * stride_ + aligned, logits + g * stride_ + begin, kMinusInfinity);
       if (params_.group_logits == GroupLogits::kMax) {
         for (int g = 1; g < group; ++g)
           kernels_.max_into(logits + aligned, logits + g * stride_ + aligned, end - aligned);

@@ -1,16 +1,14 @@
 #include <algorithm>
 #include <cmath>
-#include <limits>
+#include <numbers>
 
 #include "ops/attention/column_sums_kernels.h"
 #include "ops/attention/element.h"
 #include "ops/attention/kv_view.h"
+#include "ops/numeric.h"
 
 namespace cachette::ops {
 namespace {
-
-constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
-constexpr double kLog2e = 1.4426950408889634;
 
 void LogitTileRef(const LogitTile& tile) {
   for (int r = 0; r < tile.num_rows; ++r)
@@ -24,7 +22,7 @@ void LogitTileRef(const LogitTile& tile) {
         dot += static_cast<double>(tile.q[r * tile.head_dim + d]) *
                static_cast<double>(ElementAt(tile.dtype, keys, d * kBlockTokens + s % kBlockTokens));
       const double cap = static_cast<double>(tile.softcap);
-      logit = static_cast<float>(cap > 0.0 ? cap * std::tanh(dot / cap) * kLog2e : dot);
+      logit = static_cast<float>(cap > 0.0 ? cap * std::tanh(dot / cap) * std::numbers::log2e : dot);
     }
 }
 

@@ -4,11 +4,11 @@
 #include <array>
 #include <atomic>
 #include <cmath>
-#include <limits>
 #include <new>
 
 #include "base/result.h"
 #include "ops/attention/decode_kernels.h"
+#include "ops/numeric.h"
 
 namespace cachette::ops {
 namespace {
@@ -23,7 +23,6 @@ constexpr int64_t kCodedSplitSlots = 1024;
 // the machine is busy, as much as reading 16 to 64 KB.
 constexpr int64_t kMinParallelBytes = 96 << 10;
 
-constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 constexpr float kLn2 = 0.69314718055994530942f;
 
 using AttendSplitFn = void (*)(const DecodeSplit&, const DecodePartial&);

@@ -9,6 +9,7 @@
 #include "base/result.h"
 #include "ops/attention/prefill_kernels.h"
 #include "ops/attention/tile_gemm.h"
+#include "ops/numeric.h"
 
 namespace cachette::ops {
 namespace {
@@ -22,11 +23,6 @@ constexpr int kTileStep = 128;
 // Slots converted at a time. Longer rows go in several rounds, so that scratch does not grow with the context.
 constexpr int64_t kRoundSlots = 8192;
 constexpr size_t kMaxPanelBytes = 16u << 20;  // rows of a batch convert together up to this size (at least one)
-
-constexpr float kLog2e = 1.44269504088896340736f;
-constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
-
-int64_t RoundUp(int64_t x, int64_t step) { return (x + step - 1) / step * step; }
 
 void CheckParams(const PrefillParams& params) {
   CACHETTE_CHECK(params.group_size >= 1 && params.group_size <= 64);

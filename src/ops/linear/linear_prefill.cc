@@ -8,6 +8,7 @@
 
 #include "ops/linear/layout.h"
 #include "ops/linear/pack.h"
+#include "ops/numeric.h"
 
 namespace cachette::ops {
 namespace {
@@ -18,8 +19,6 @@ constexpr int64_t kMaxTileBytes = 400 << 10;   // of x per GEMM
 constexpr int64_t kMaxSliceBytes = 600 << 10;  // of unpacked weights per task
 constexpr int64_t kMaxTileRows = 256;
 constexpr int64_t kMaxSliceCols = 288;
-
-int64_t RoundUp(int64_t v, int64_t step) { return (v + step - 1) / step * step; }
 
 // Rows [begin, begin + m) of x, of which num_valid exist.
 struct RowTile {

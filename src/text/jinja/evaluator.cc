@@ -23,8 +23,8 @@ using ScopePtr = std::shared_ptr<Scope>;
 
 enum class Flow : uint8_t { kNext, kBreak, kContinue };
 
-constexpr int kMaxDepth = 400;         // of nested evaluation, macros calling macros included
-constexpr int64_t kMaxRange = 100000;  // as Jinja's sandbox
+constexpr int kMaxEvaluationDepth = 400;  // of nested evaluation, macros calling macros included
+constexpr int64_t kMaxRange = 100000;     // as Jinja's sandbox
 
 ScopePtr Inside(const ScopePtr& outer) {
   auto scope = std::make_shared<Scope>();
@@ -71,8 +71,8 @@ class Evaluator {
       return Bad(line, fmt::format("the template takes more than {} steps", environment_.limits.steps),
                  Error::kOutOfMemory);
     }
-    if (depth_ > kMaxDepth)
-      return Bad(line, fmt::format("more than {} nested evaluations", kMaxDepth), Error::kOutOfMemory);
+    if (depth_ > kMaxEvaluationDepth)
+      return Bad(line, fmt::format("more than {} nested evaluations", kMaxEvaluationDepth), Error::kOutOfMemory);
     return Ok();
   }
   Result<void> Charge(int line, size_t bytes) {

@@ -18,7 +18,7 @@ namespace {
 using Kind = Token::Kind;
 using Op = Expression::Op;
 
-constexpr int kMaxDepth = 100;  // of nested expressions and blocks; real templates stay below 20
+constexpr int kMaxParseDepth = 100;  // of nested expressions and blocks; real templates stay below 20
 
 class Parser {
  public:
@@ -90,8 +90,8 @@ class Parser {
     int& depth_;
   };
   Result<void> CheckDepth() const {
-    if (depth_ <= kMaxDepth) return Ok();
-    return Refuse(Peek().line, fmt::format("more than {} expressions or blocks inside each other", kMaxDepth));
+    if (depth_ <= kMaxParseDepth) return Ok();
+    return Refuse(Peek().line, fmt::format("more than {} expressions or blocks inside each other", kMaxParseDepth));
   }
 
   // ---- statements ----
@@ -282,7 +282,8 @@ class Parser {
     for (const ExpressionPtr& child : node->children) {
       if (child != nullptr) node->depth = std::max(node->depth, child->depth + 1);
     }
-    if (node->depth > kMaxDepth) return Refuse(line, fmt::format("an expression nests more than {} deep", kMaxDepth));
+    if (node->depth > kMaxParseDepth)
+      return Refuse(line, fmt::format("an expression nests more than {} deep", kMaxParseDepth));
     return node;
   }
   template <class... Children>

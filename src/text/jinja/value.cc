@@ -9,7 +9,7 @@
 namespace cachette::jinja {
 namespace {
 
-constexpr int kMaxDepth = 64;  // of nested containers, when printing or comparing
+constexpr int kMaxValueDepth = 64;  // of nested containers, when printing or comparing
 // Of a printed container: one that holds itself twice would double with each level. Far beyond any real one.
 constexpr size_t kMaxPrintedBytes = size_t{128} << 20;
 
@@ -62,7 +62,7 @@ void AppendRepr(const Value& value, int depth, MarkedText& out) {
   if (out.text.size() > kMaxPrintedBytes) return;
   if (value.IsString()) {
     AppendWritten(Quoted(value.String()), HasLiteral(value), out);
-  } else if (depth >= kMaxDepth) {
+  } else if (depth >= kMaxValueDepth) {
     out.Append("...");
   } else if (value.IsList()) {
     const List& list = value.Items();
@@ -119,7 +119,7 @@ bool AppendJson(const Value& value, int indent, int depth, MarkedText& out) {
     out.Append("\n");
     out.text.append(static_cast<size_t>(indent) * static_cast<size_t>(level), ' ');
   };
-  if (depth > kMaxDepth || out.text.size() > kMaxPrintedBytes) return false;
+  if (depth > kMaxValueDepth || out.text.size() > kMaxPrintedBytes) return false;
   if (value.IsNone()) {
     out.Append("null");
   } else if (value.Is<bool>()) {
@@ -154,7 +154,7 @@ bool AppendJson(const Value& value, int indent, int depth, MarkedText& out) {
 }
 
 bool EqualAt(const Value& a, const Value& b, int depth) {
-  if (depth > kMaxDepth) return false;
+  if (depth > kMaxValueDepth) return false;
   if (a.IsNumber() && b.IsNumber())
     return a.IsInteger() && b.IsInteger() ? a.Int() == b.Int() : a.Number() == b.Number();
   if (a.IsString() && b.IsString()) return a.String() == b.String();

@@ -39,15 +39,15 @@ std::vector<int64_t> Kept(const Select& select, const std::vector<float>& scores
   return kept;
 }
 
-const std::vector<float> kScores = {1, 1, 1, 9, 0, 0, 2, 2, 2, 4};  // runs of three: means 1, 3, 2 and a short 4
+const std::vector<float> kRunScores = {1, 1, 1, 9, 0, 0, 2, 2, 2, 4};  // runs of three: means 1, 3, 2 and a short 4
 
 TEST(TopChunks, KeepsTheBestWholeRunsThatFit) {
-  EXPECT_THAT(Kept(Runs(3), kScores, Positions(0, 10), 3), ElementsAre(9));  // a run of three no longer fits
-  EXPECT_THAT(Kept(Runs(3), kScores, Positions(0, 10), 4), ElementsAre(3, 4, 5, 9));
-  EXPECT_THAT(Kept(Runs(3), kScores, Positions(0, 10), 6), ElementsAre(3, 4, 5, 9));
-  EXPECT_THAT(Kept(Runs(3), kScores, Positions(0, 10), 7), ElementsAre(3, 4, 5, 6, 7, 8, 9));
-  EXPECT_EQ(Kept(Runs(3), kScores, Positions(0, 10), 10).size(), 10u);
-  EXPECT_THAT(Kept(Runs(3), kScores, Positions(0, 10), 0), IsEmpty());
+  EXPECT_THAT(Kept(Runs(3), kRunScores, Positions(0, 10), 3), ElementsAre(9));  // a run of three no longer fits
+  EXPECT_THAT(Kept(Runs(3), kRunScores, Positions(0, 10), 4), ElementsAre(3, 4, 5, 9));
+  EXPECT_THAT(Kept(Runs(3), kRunScores, Positions(0, 10), 6), ElementsAre(3, 4, 5, 9));
+  EXPECT_THAT(Kept(Runs(3), kRunScores, Positions(0, 10), 7), ElementsAre(3, 4, 5, 6, 7, 8, 9));
+  EXPECT_EQ(Kept(Runs(3), kRunScores, Positions(0, 10), 10).size(), 10u);
+  EXPECT_THAT(Kept(Runs(3), kRunScores, Positions(0, 10), 0), IsEmpty());
 }
 
 TEST(TopChunks, NoWorseRunSlipsIntoRoomThatABetterOneDoesNotFill) {
@@ -72,8 +72,8 @@ TEST(TopChunks, TiesGoToTheNewerRun) {
 }
 
 TEST(TopChunks, ProtectedEntriesStayAndCount) {
-  EXPECT_THAT(Kept(Runs(3), kScores, Positions(0, 10), 5, {{8, 10}}), ElementsAre(3, 4, 5, 8, 9));
-  EXPECT_THAT(Kept(Runs(3), kScores, Positions(0, 10), 1, {{0, 2}, {8, 10}}), ElementsAre(0, 1, 8, 9));
+  EXPECT_THAT(Kept(Runs(3), kRunScores, Positions(0, 10), 5, {{8, 10}}), ElementsAre(3, 4, 5, 8, 9));
+  EXPECT_THAT(Kept(Runs(3), kRunScores, Positions(0, 10), 1, {{0, 2}, {8, 10}}), ElementsAre(0, 1, 8, 9));
 }
 
 TEST(TopChunks, RunsOfOneAreTheBestEntries) {
