@@ -69,6 +69,7 @@ TEST_F(Induction, EveryBackendDtypeAndChunkFindsTheAnswer) {
       for (const int num_filler : {0, 13, 200}) {
         const InductionPrompt prompt = MakeInductionPrompt(12, 5, num_filler, 7);
         for (const int64_t chunk : {1, 7, 512}) {
+          if (chunk == 1 && num_filler > 13) continue;  // a pass per token; the shorter prompts have three blocks
           const auto session = NewSession(*engine, "full");
           EXPECT_EQ(Answer(*engine, *session, prompt, chunk), prompt.answer)
               << backend.name << " " << kv_dtype << " filler " << num_filler << " chunk " << chunk;
