@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "cache/position_runs.h"
 #include "cache/sequence_cache.h"
 #include "ops/attention/kv_store.h"
 
@@ -42,15 +43,10 @@ Result<OffloadedEntries> SequenceCache::Offload(int layer, int kv_head, int64_t 
   }
 
   const int stream_idx = static_cast<int>(StreamIdx(layer, kv_head));
-  for (size_t i = 0; i < out.positions.size();) {  // the ledger takes runs of consecutive positions
-    size_t count = 1;
-    while (i + count < out.positions.size() &&
-           out.positions[i + count] == out.positions[i] + static_cast<int32_t>(count))
-      ++count;
-    ledger_.Offload(stream_idx, out.positions[i], static_cast<int64_t>(count),
-                    static_cast<int64_t>(shape_.format.entry_bytes()), slow_->kind(), time);
-    i += count;
-  }
+  ForEachRun(out.positions, [&](int64_t first_position, int64_t count) {
+    ledger_.Offload(stream_idx, first_position, count, static_cast<int64_t>(shape_.format.entry_bytes()), slow_->kind(),
+                    time);
+  });
   from.Evict({&range, 1});
   return out;
 }
@@ -84,31 +80,49 @@ void SequenceCache::ViewResident(int layer, int kv_head, int64_t unit_idx) {
 Result<void> SequenceCache::ViewEverything(int layer) {
   Result<void> result = AddEverythingToView(layer);
   if (!result.ok()) EndView();
+  if (!staged_.empty()) BookHeld();  // while they are there
   return result;
 }
 
-Result<void> SequenceCache::AddEverythingToView(int layer) {
-  std::vector<RecordRead> reads;
-  const auto add = [&](int head, int64_t record, uint16_t mask) -> Result<void> {
-    const std::byte* data = slow_->InPlace(record);
-    if (data == nullptr) {
-      CACHETTE_TRY(const Block block, tier_->Allocate(shape_.format.block_bytes()));
-      staged_.push_back(block);
-      reads.push_back({record, block.data});
-      data = block.data;
-    }
-    view(head).Add(data, mask);
-    return Ok();
-  };
+// body(kv_head, record, live mask) for every unit's and pending page's record of the layer, in the order of the view.
+template <class Body>
+void SequenceCache::ForUnitRecords(int layer, const Body& body) const {
   for (int head = 0; head < shape_.num_kv_heads; ++head) {
     const UnitTable& table = units(layer, head);
     for (int64_t u = 0; u < table.num_units(); ++u) {
       const std::span<const int64_t> records = table.records(u);
       for (size_t b = 0; b < records.size(); ++b)
-        CACHETTE_TRY(add(head, records[b], UnitBlockMask(table.unit(u).num_entries, static_cast<int64_t>(b))));
+        body(head, records[b], UnitBlockMask(table.unit(u).num_entries, static_cast<int64_t>(b)));
     }
-    for (const Page& page : table.pending()) CACHETTE_TRY(add(head, page.record, 0xffff));
+    for (const Page& page : table.pending()) body(head, page.record, uint16_t{0xffff});
   }
+}
+
+size_t SequenceCache::BytesToStage(int layer) const {
+  size_t num_blocks = 0;
+  ForUnitRecords(layer,
+                 [&](int, int64_t record, uint16_t) { num_blocks += slow_->InPlace(record) == nullptr ? 1 : 0; });
+  return num_blocks * shape_.format.block_bytes();
+}
+
+Result<void> SequenceCache::AddEverythingToView(int layer) {
+  std::vector<RecordRead> reads;
+  Result<void> room = Ok();
+  ForUnitRecords(layer, [&](int head, int64_t record, uint16_t mask) {
+    const std::byte* data = slow_->InPlace(record);
+    if (data == nullptr && room.ok()) {
+      const Result<Block> block = tier_->Allocate(shape_.format.block_bytes());
+      if (block.ok()) {
+        staged_.push_back(*block);
+        reads.push_back({record, block->data});
+        data = block->data;
+      } else {
+        room = block.failure();
+      }
+    }
+    view(head).Add(data, mask);
+  });
+  CACHETTE_TRY(std::move(room));
   return reads.empty() ? Ok() : slow_->Read(reads);
 }
 

@@ -3,12 +3,17 @@
 #include <algorithm>
 #include <numeric>
 
+#include "cache/position_runs.h"
 #include "ops/attention/kv_store.h"
 
 namespace cachette {
 
 SequenceCache::SequenceCache(Tier& tier, const CacheShape& shape, RecordStore* slow)
-    : tier_(&tier), slow_(slow), shape_(shape), ledger_(shape.num_layers * shape.num_kv_heads, tier.kind()) {
+    : tier_(&tier),
+      slow_(slow),
+      shape_(shape),
+      ledger_(shape.num_layers * shape.num_kv_heads, tier.kind()),
+      promise_(tier) {
   const int num_streams = shape.num_layers * shape.num_kv_heads;
   streams_.reserve(static_cast<size_t>(num_streams));
   for (int i = 0; i < num_streams; ++i) streams_.emplace_back(tier, shape.format, shape.has_scores, shape.codec);
@@ -43,28 +48,63 @@ Result<SequenceCache> SequenceCache::Clone() const {
   return copy;
 }
 
+// Of the blocks that num_tokens more would allocate, those that are there after the layer's pass: with units the others
+// leave before the next layer's come.
+int64_t SequenceCache::StayingBlocks(int layer, int kv_head, int64_t num_tokens) const {
+  const int64_t appended = stream(layer, kv_head).BlocksToAppend(num_tokens);
+  if (!has_units() || layer < shape_.units.first_layer) return appended;
+  const int64_t most = (shape_.units.local_entries + ops::kBlockTokens - 1) / ops::kBlockTokens;
+  return std::clamp<int64_t>(most - stream(layer, kv_head).num_blocks(), 0, appended);
+}
+
 size_t SequenceCache::BytesToAppend(int64_t num_tokens) const {
-  // With units a layer's entries leave before the next layer's come: of one layer all, of the others what stays.
-  int64_t num_blocks = 0, most_passing = 0;
+  int64_t num_blocks = 0, most_passing = 0;  // of one layer all, of the others what stays
   for (int layer = 0; layer < shape_.num_layers; ++layer) {
     int64_t passing = 0;
     for (int head = 0; head < shape_.num_kv_heads; ++head) {
-      const int64_t appended = stream(layer, head).BlocksToAppend(num_tokens);
-      int64_t staying = appended;
-      if (has_units() && layer >= shape_.units.first_layer) {
-        const int64_t most = (shape_.units.local_entries + ops::kBlockTokens - 1) / ops::kBlockTokens;
-        staying = std::clamp<int64_t>(most - stream(layer, head).num_blocks(), 0, appended);
-      }
+      const int64_t staying = StayingBlocks(layer, head, num_tokens);
       num_blocks += staying;
-      passing += appended - staying;
+      passing += stream(layer, head).BlocksToAppend(num_tokens) - staying;
     }
     most_passing = std::max(most_passing, passing);
   }
   return static_cast<size_t>(num_blocks + most_passing) * shape_.format.block_bytes();
 }
 
+int64_t SequenceCache::least_blocks(int layer, int kv_head) const {
+  const int64_t num_entries = units(layer, kv_head).num_entries();
+  return std::min(shape_.units.least_blocks, (num_entries + ops::kBlockTokens - 1) / ops::kBlockTokens);
+}
+
+int64_t SequenceCache::BlocksToRecall(int layer) const {
+  int64_t num_blocks = 0;
+  for (int head = 0; has_units() && head < shape_.num_kv_heads; ++head)
+    num_blocks += std::max<int64_t>(0, least_blocks(layer, head) - units(layer, head).resident_blocks());
+  return num_blocks;
+}
+
+size_t SequenceCache::BytesForPass(const PassInfo& pass) const {
+  int64_t to_recall = 0;
+  for (int layer = 0; pass.phase == Phase::kDecode && layer < shape_.num_layers; ++layer)
+    to_recall += BlocksToRecall(layer);
+  return BytesToAppend(pass.num_tokens + pass.num_transient) +
+         static_cast<size_t>(to_recall) * shape_.format.block_bytes();
+}
+
 Result<void> SequenceCache::BeginPass(const PassInfo& pass) {
-  CACHETTE_TRY(tier_->CheckRoom(BytesToAppend(pass.num_tokens + pass.num_transient)));
+  promise_.Set(0);  // of a pass that was given up
+  const size_t num_bytes = BytesForPass(pass);
+  CACHETTE_TRY(tier_->CheckRoom(num_bytes));
+  promise_.Set(num_bytes);
+  bytes_to_come_.assign(static_cast<size_t>(shape_.num_layers) + 1, 0);
+  for (int layer = shape_.num_layers - 1; layer >= 0; --layer) {
+    int64_t num_blocks = pass.phase == Phase::kDecode ? BlocksToRecall(layer) : 0;
+    for (int head = 0; head < shape_.num_kv_heads; ++head)
+      num_blocks += StayingBlocks(layer, head, pass.num_tokens + pass.num_transient);
+    const auto at = static_cast<size_t>(layer);
+    bytes_to_come_[at] = bytes_to_come_[at + 1] + static_cast<size_t>(num_blocks) * shape_.format.block_bytes();
+  }
+  is_decode_ = pass.phase == Phase::kDecode;
   ledger_.BeginPass(pass.first_token, pass.num_tokens);
   num_transient_ = pass.num_transient;
   pass_positions_.resize(static_cast<size_t>(pass.num_tokens + pass.num_transient));
@@ -72,7 +112,12 @@ Result<void> SequenceCache::BeginPass(const PassInfo& pass) {
   return Ok();
 }
 
-void SequenceCache::EndPass() { ledger_.EndPass(); }
+void SequenceCache::EndPass() {
+  promise_.Set(0);
+  ledger_.EndPass();
+}
+
+void SequenceCache::OpenRecall(int layer) { promise_.Set(bytes_to_come_[static_cast<size_t>(layer) + 1]); }
 
 Result<void> SequenceCache::Append(Context& cx, int layer, const float* keys, int64_t key_stride, const float* values,
                                    int64_t value_stride) {
@@ -86,6 +131,9 @@ Result<void> SequenceCache::Append(Context& cx, int layer, const float* keys, in
     ledger_.Append(static_cast<int>(StreamIdx(layer, head)), pass_positions_.front(), num_tokens - num_transient_,
                    static_cast<int64_t>(stream.format().entry_bytes()));
   }
+  // What later layers only pass through is free again by then.
+  promise_.Set(bytes_to_come_[static_cast<size_t>(layer) + 1] +
+               (is_decode_ ? static_cast<size_t>(BlocksToRecall(layer)) * shape_.format.block_bytes() : 0));
   if (num_transient_ > 0) ledger_.Transient(num_transient_ * shape_.num_kv_heads);
   const auto store = [&](int64_t head) {
     const HeadStream& stream = streams_[StreamIdx(layer, static_cast<int>(head))];
@@ -110,21 +158,13 @@ void SequenceCache::Evict(int layer, int kv_head, std::span<const SlotRange> ran
   HeadStream& stream = streams_[StreamIdx(layer, kv_head)];
   const int stream_idx = static_cast<int>(StreamIdx(layer, kv_head));
   const auto entry_bytes = static_cast<int64_t>(stream.format().entry_bytes());
-  // The ledger takes runs of consecutive positions.
-  for (const SlotRange& range : ranges) {
-    int64_t run_first = 0, run_count = 0;
-    for (int64_t slot = range.begin; slot < range.end; ++slot) {
-      if (!stream.IsLive(slot)) continue;
-      const int64_t position = stream.positions()[static_cast<size_t>(slot)];
-      if (run_count > 0 && position != run_first + run_count) {
-        ledger_.Evict(stream_idx, run_first, run_count, entry_bytes, time);
-        run_count = 0;
-      }
-      if (run_count == 0) run_first = position;
-      ++run_count;
-    }
-    if (run_count > 0) ledger_.Evict(stream_idx, run_first, run_count, entry_bytes, time);
-  }
+  evicted_.clear();
+  for (const SlotRange& range : ranges)
+    for (int64_t slot = range.begin; slot < range.end; ++slot)
+      if (stream.IsLive(slot)) evicted_.push_back(stream.positions()[static_cast<size_t>(slot)]);
+  ForEachRun(evicted_, [&](int64_t first_position, int64_t count) {
+    ledger_.Evict(stream_idx, first_position, count, entry_bytes, time);
+  });
   stream.Evict(ranges);
 }
 
@@ -161,20 +201,16 @@ Result<void> SequenceCache::EncodeTail(Context& cx, int layer) {
   }
 }
 
-// Tells the ledger that the coded slots from first_slot on were plain before: in runs of consecutive positions.
+// Tells the ledger that the coded slots from first_slot on were plain before.
 void SequenceCache::BookRewrite(int layer, int kv_head, int64_t first_slot) {
   const HeadStream& of_head = stream(layer, kv_head);
-  const std::span<const int32_t> positions = of_head.positions();
-  for (int64_t slot = first_slot; slot < of_head.num_coded_slots();) {
-    int64_t count = 1;
-    while (slot + count < of_head.num_coded_slots() &&
-           positions[static_cast<size_t>(slot + count)] == positions[static_cast<size_t>(slot)] + count)
-      ++count;
-    ledger_.Rewrite(static_cast<int>(StreamIdx(layer, kv_head)), positions[static_cast<size_t>(slot)], count,
-                    count * static_cast<int64_t>(of_head.format().entry_bytes()),
-                    count * of_head.coded_layout().entry_bytes, EvictTime::kAfterAttention);
-    slot += count;
-  }
+  const auto num_coded = static_cast<size_t>(of_head.num_coded_slots());
+  ForEachRun(of_head.positions().first(num_coded).subspan(static_cast<size_t>(first_slot)),
+             [&](int64_t first_position, int64_t count) {
+               ledger_.Rewrite(static_cast<int>(StreamIdx(layer, kv_head)), first_position, count,
+                               count * static_cast<int64_t>(of_head.format().entry_bytes()),
+                               count * of_head.coded_layout().entry_bytes, EvictTime::kAfterAttention);
+             });
 }
 
 int64_t SequenceCache::HeldBytes() const {

@@ -26,6 +26,7 @@ struct UnitShape {
   int num_index_vectors = 0;  // of a unit; 0: entries never leave the fast tier
   int first_layer = 0;        // layers before it keep all entries in the fast tier
   int64_t local_entries = 0;  // that a KV head keeps in its stream between passes, at most
+  int64_t least_blocks = 0;   // of units that a KV head can make resident at any decode step, however full the tier is
 };
 
 struct CacheShape {
@@ -68,13 +69,19 @@ class SequenceCache {
   Result<SequenceCache> Clone() const;
 
   // Opens a pass: from here to EndPass every stream takes pass.num_tokens appended entries and pass.num_transient more
-  // that RemoveTransient takes back. Blocks for all of them are checked against the tier's limit first.
-  // Errors: kOutOfMemory; nothing has changed then.
+  // that RemoveTransient takes back. BytesForPass are checked against the tier's limit first; from then on they are
+  // promised, until they are allocated or the pass ends. Errors: kOutOfMemory; nothing has changed then.
   Result<void> BeginPass(const PassInfo& pass);
   void EndPass();
-  // What BeginPass checks: bytes of the blocks that num_tokens more per stream would allocate now. Sequences that share
-  // a pass are checked together by their sum.
+  // Bytes of the blocks that num_tokens more per stream would allocate now.
   size_t BytesToAppend(int64_t num_tokens) const;
+  // What a pass may have to allocate: BytesToAppend and, at decode, what units need to fill every KV head's least
+  // blocks. Sequences that share a pass are checked together by their sum.
+  size_t BytesForPass(const PassInfo& pass) const;
+  // Blocks of units that this KV head can make resident at a decode step: UnitShape's, or those that its entries fill.
+  int64_t least_blocks(int layer, int kv_head) const;
+  // The layer chooses its units now: what it was promised for them is room like any other.
+  void OpenRecall(int layer);
 
   // Appends the pass's keys and values [num_tokens + num_transient][num_kv_heads][head_dim] f32 of one layer (row
   // strides in elements).
@@ -112,6 +119,7 @@ class SequenceCache {
   void ViewResident(int layer, int kv_head, int64_t unit_idx);
   // Every unit and page of the layer: in place where the slow tier can be read so, else copied until EndView.
   Result<void> ViewEverything(int layer);
+  size_t BytesToStage(int layer) const;  // of those copies
   void SealView();
   void EndView();
   bool has_view(int layer) const { return viewed_layer_ == layer; }
@@ -146,7 +154,7 @@ class SequenceCache {
 
   std::span<const Block> staged() const { return staged_; }  // copies that the view holds
 
-  // Books resident copies and indexes in the ledger, after they have changed.
+  // Books copies in the fast tier and indexes in the ledger, after they have changed.
   void BookHeld();
 
   bool has_units() const { return !tables_.empty(); }
@@ -169,6 +177,10 @@ class SequenceCache {
 
   Result<void> AddEverythingToView(int layer);
   Result<std::vector<const std::byte*>> PendingBlocks(Context& cx, int layer, int kv_head, int64_t num_pages) const;
+  template <class Body>
+  void ForUnitRecords(int layer, const Body& body) const;
+  int64_t StayingBlocks(int layer, int kv_head, int64_t num_tokens) const;
+  int64_t BlocksToRecall(int layer) const;
   void BookRewrite(int layer, int kv_head, int64_t first_slot);
 
   Tier* tier_;
@@ -184,8 +196,12 @@ class SequenceCache {
   int viewed_layer_ = -1;
   int64_t num_sink_blocks_ = 0;
   Ledger ledger_;
+  RoomPromise promise_;
+  std::vector<size_t> bytes_to_come_;    // [num_layers + 1] promised to this layer and those after it, in this pass
   std::vector<int32_t> pass_positions_;  // of the pass under way, transient tokens last
+  std::vector<int32_t> evicted_;         // positions, kept from call to call
   int64_t num_transient_ = 0;
+  bool is_decode_ = false;  // the pass under way
 };
 
 // Every broken invariant of a tier and the sequences that share it, one sentence each; empty when all hold:

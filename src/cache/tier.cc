@@ -129,17 +129,21 @@ BlockPool& Tier::Pool(size_t block_bytes) {
   return *pool;
 }
 
-Result<void> Tier::CheckRoom(size_t num_bytes) const {
-  if (limit_bytes_ == kUnlimited || num_bytes <= limit_bytes_ - std::min(limit_bytes_, owned_bytes_)) return Ok();
+size_t Tier::room_bytes() const { return limit_bytes_ - std::min(limit_bytes_, owned_bytes_ + promised_bytes_); }
+
+Result<void> Tier::CheckRoom(size_t num_bytes) const { return CheckBeside(owned_bytes_ + promised_bytes_, num_bytes); }
+
+Result<void> Tier::CheckBeside(size_t taken_bytes, size_t num_bytes) const {
+  if (limit_bytes_ == kUnlimited || num_bytes <= limit_bytes_ - std::min(limit_bytes_, taken_bytes)) return Ok();
   return Fail(Error::kOutOfMemory,
               fmt::format("{} tier: {:.1f} MiB of KV held and {:.1f} MiB more needed pass the limit of {:.1f} MiB; "
                           "raise --fast-kv-bytes, shorten the input or choose a recipe with a smaller budget",
-                          TierName(kind_), static_cast<double>(owned_bytes_) / 0x1p20,
+                          TierName(kind_), static_cast<double>(taken_bytes) / 0x1p20,
                           static_cast<double>(num_bytes) / 0x1p20, static_cast<double>(limit_bytes_) / 0x1p20));
 }
 
 Result<Block> Tier::Allocate(size_t block_bytes) {
-  CACHETTE_TRY(CheckRoom(block_bytes));
+  CACHETTE_TRY(CheckBeside(owned_bytes_, block_bytes));
   CACHETTE_TRY(const Block block, Pool(block_bytes).Allocate());
   owned_bytes_ += block_bytes;
   peak_bytes_ = std::max(peak_bytes_, owned_bytes_);

@@ -73,23 +73,47 @@ class Tier {
   void AddRef(size_t block_bytes, uint32_t id);
   void Release(size_t block_bytes, uint32_t id);
 
-  // Fails with kOutOfMemory, naming the numbers, when num_bytes more would pass the limit. Reserves nothing.
+  // Fails with kOutOfMemory, naming the numbers, when num_bytes more would pass the limit beside what is owned and what
+  // is promised. Reserves nothing.
   Result<void> CheckRoom(size_t num_bytes) const;
+  size_t room_bytes() const;  // that nobody owns and nobody was promised
 
   TierKind kind() const { return kind_; }
   size_t limit_bytes() const { return limit_bytes_; }
   size_t owned_bytes() const { return owned_bytes_; }
   size_t peak_bytes() const { return peak_bytes_; }
+  size_t promised_bytes() const { return promised_bytes_; }
   const std::map<size_t, std::unique_ptr<BlockPool>>& pools() const { return pools_; }
 
  private:
+  friend class RoomPromise;
   BlockPool& Pool(size_t block_bytes);
+  Result<void> CheckBeside(size_t taken_bytes, size_t num_bytes) const;
 
   TierKind kind_;
   size_t limit_bytes_;
   size_t owned_bytes_ = 0;
   size_t peak_bytes_ = 0;
+  size_t promised_bytes_ = 0;
   std::map<size_t, std::unique_ptr<BlockPool>> pools_;  // by block size
+};
+
+// Room of a tier that its holder is about to allocate: CheckRoom, which whoever could do with less asks first, leaves
+// it alone. Allocate does not, so the holder lowers the promise beside what it allocates.
+class RoomPromise {
+ public:
+  explicit RoomPromise(Tier& tier) : tier_(&tier) {}
+  ~RoomPromise() { Set(0); }
+  RoomPromise(RoomPromise&& other) noexcept : tier_(other.tier_), num_bytes_(other.num_bytes_) { other.num_bytes_ = 0; }
+  RoomPromise& operator=(RoomPromise&&) = delete;
+  void Set(size_t num_bytes) {
+    tier_->promised_bytes_ += num_bytes - num_bytes_;
+    num_bytes_ = num_bytes;
+  }
+
+ private:
+  Tier* tier_;
+  size_t num_bytes_ = 0;
 };
 
 }  // namespace cachette

@@ -175,6 +175,10 @@ std::span<const Block> UnitTable::blocks(int64_t unit_idx) const {
 
 int64_t UnitTable::slow_blocks() const { return static_cast<int64_t>(records_.size() + pages_.size()) - num_shared_; }
 
+int64_t UnitTable::padding_blocks() const {
+  return static_cast<int64_t>(records_.size() + pending().size()) - (num_entries() + kBlockTokens - 1) / kBlockTokens;
+}
+
 int64_t UnitTable::metadata_bytes() const {
   return static_cast<int64_t>(index_.size() + sizeof(int32_t) * (positions_.size() + unit_of_.size()) +
                               sizeof(int64_t) * (records_.size() + pages_.size() * 2));

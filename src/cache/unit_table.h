@@ -84,6 +84,7 @@ class UnitTable {
   int64_t& last_used(int64_t unit_idx) { return last_used_[static_cast<size_t>(unit_idx)]; }
 
   int64_t slow_blocks() const;     // records held, each once
+  int64_t padding_blocks() const;  // of units and pending pages, beyond what their entries fill
   int64_t metadata_bytes() const;  // of index, positions and records
 
  private:

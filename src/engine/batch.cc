@@ -26,6 +26,7 @@ Result<std::vector<Generation>> Engine::GenerateBatch(std::span<BatchRequest> re
     CACHETTE_TRY(Validate(request.options));
     CACHETTE_TRY(CheckPrompt(*request.session, request.prompt));
   }
+  CACHETTE_TRY(CheckFastTier(requests));
   std::vector<Generation> results(requests.size());
   std::vector<Running> running;
   const auto vocab = static_cast<size_t>(config().vocab_size);
@@ -75,11 +76,9 @@ Result<std::vector<Generation>> Engine::GenerateBatch(std::span<BatchRequest> re
       result.stop = StopReason::kCancelled;
       continue;
     }
-    const int64_t context_left = request.session->recipe().rope_positions() == RopePositions::kCacheIndex
-                                     ? request.options.max_new_tokens
-                                     : config().context_tokens - request.session->num_tokens();
-    Running run{i, Sampler(request.options), std::min(request.options.max_new_tokens, context_left), 0, start};
-    result.stop = context_left < request.options.max_new_tokens ? StopReason::kContext : StopReason::kMaxNewTokens;
+    Running run{i, Sampler(request.options), OutputLimit(*request.session, 0, request.options.max_new_tokens), 0,
+                start};
+    result.stop = run.limit < request.options.max_new_tokens ? StopReason::kContext : StopReason::kMaxNewTokens;
     if (run.limit <= 0) continue;
     for (const int32_t token : request.prompt) run.sampler.Observe(token);
     const bool goes_on = take_token(run, logits);

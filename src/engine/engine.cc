@@ -8,7 +8,6 @@
 
 #include "base/clock.h"
 #include "engine/calibrate.h"
-#include "engine/fast_need.h"
 #include "engine/report.h"
 #include "engine/sampler.h"
 
@@ -113,14 +112,20 @@ Result<void> Engine::CheckPrompt(const Session& session, std::span<const int32_t
 Result<void> Engine::RunPass(std::span<Session* const> sessions, std::span<SequenceInput> inputs, const PassInfo& pass,
                              float* logits) {
   const Clock::time_point start = Clock::now();
-  // All sessions' room is checked before any of them opens its pass: a step that does not fit leaves every session as
-  // it was, less what its recipe evicted.
+  // All sessions' room is checked before any of them opens its pass, and promised to them then: a step that does not
+  // fit leaves every session as it was, less what its recipe evicted.
   size_t new_bytes = 0;
   for (Session* session : sessions) {
     PassInfo own = pass;
     own.first_token = session->num_tokens();
     session->run_.BeforePass(*cx_, session->cache_, own);
-    new_bytes += session->cache_.BytesToAppend(pass.num_tokens + pass.num_transient);
+    new_bytes += session->cache_.BytesForPass(own);
+  }
+  if (sessions.size() > 1 && new_bytes > tier_->room_bytes()) {  // each alone would fit
+    for (Session* session : sessions)
+      if (RetrievalRun* const retrieval = session->run_.retrieval()) retrieval->MakeRoom(session->cache_, new_bytes);
+    new_bytes = 0;
+    for (Session* session : sessions) new_bytes += session->cache_.BytesForPass(pass);
   }
   CACHETTE_TRY(tier_->CheckRoom(new_bytes));
   for (size_t i = 0; i < sessions.size(); ++i) {
@@ -142,31 +147,76 @@ Result<void> Engine::RunPass(std::span<Session* const> sessions, std::span<Seque
   return Ok();
 }
 
-// A limit that no step of a recipe that retrieves could keep is found before the first pass.
-Result<void> Engine::CheckFastTier(const Session& session, int64_t num_prompt, int64_t chunk) const {
+// What a session needs of the fast tier; nothing where its recipe does not retrieve.
+std::optional<FastNeed> Engine::NeedOf(const Session& session, int64_t num_prompt, int64_t num_output,
+                                       int64_t chunk) const {
   const Recipe& recipe = session.recipe();
-  if (!recipe.retrieves()) return Ok();
+  if (!recipe.retrieves()) return std::nullopt;
   const UnitShape units = recipe.unit_shape();
-  int num_retrieving = 0;
-  for (int layer = units.first_layer; layer < config().num_layers; ++layer)
-    num_retrieving += config().layers[static_cast<size_t>(layer)].attention_window == 0 ? 1 : 0;
-  const int64_t need = LeastFastBytes({.num_dense_layers = config().num_layers - num_retrieving,
-                                       .num_retrieving_layers = num_retrieving,
-                                       .num_kv_heads = config().num_kv_heads,
-                                       .block_bytes = static_cast<int64_t>(kv_format_.block_bytes()),
-                                       .local_entries = units.local_entries,
-                                       .budget = recipe.options().budget,
-                                       .num_held = session.num_tokens(),
-                                       .num_prompt = num_prompt,
-                                       .chunk = chunk,
-                                       .stages_layer = slow_tier_ != nullptr && slow_tier_->kind() == TierKind::kDisk});
-  if (static_cast<size_t>(need) <= tier_->limit_bytes()) return Ok();
+  FastNeedParams p = {.num_kv_heads = config().num_kv_heads,
+                      .block_bytes = static_cast<int64_t>(kv_format_.block_bytes()),
+                      .protected_entries = recipe.parts().retrieval->protect->least_entries(),
+                      .local_entries = units.local_entries,
+                      .least_blocks = units.least_blocks,
+                      .num_held = session.num_tokens(),
+                      .num_prompt = num_prompt,
+                      .num_output = num_output,
+                      .chunk = chunk,
+                      .stages_layer = slow_tier_ != nullptr && slow_tier_->kind() == TierKind::kDisk};
+  for (int layer = units.first_layer; layer < config().num_layers; ++layer) {
+    if (config().layers[static_cast<size_t>(layer)].attention_window != 0) continue;
+    ++p.num_retrieving_layers;
+    int64_t padding = 0;
+    for (int head = 0; head < p.num_kv_heads; ++head) padding += session.cache().units(layer, head).padding_blocks();
+    p.most_padding_blocks = std::max(p.most_padding_blocks, padding);
+  }
+  p.num_dense_layers = config().num_layers - p.num_retrieving_layers;
+  if (const UnitBuilder& builder = **recipe.parts().retrieval->units; builder.prompt_window() > 0)
+    p.most_padding_blocks += p.num_kv_heads * builder.most_padding_blocks(num_prompt);
+  return ComputeFastNeed(p);
+}
+
+// A limit that a recipe that retrieves may not be able to keep is found before the first pass.
+Result<void> Engine::CheckFastTier(const Session& session, int64_t num_prompt, int64_t num_output,
+                                   int64_t chunk) const {
+  const std::optional<FastNeed> need = NeedOf(session, num_prompt, num_output, chunk);
+  if (!need.has_value() || static_cast<size_t>(need->bytes()) <= tier_->limit_bytes()) return Ok();
+  const Recipe& recipe = session.recipe();
   return Fail(
       Error::kOutOfMemory,
       fmt::format("the fast tier may hold {}, and recipe {} needs at least {} for {} tokens with a budget of {} "
                   "and prefill chunks of {}; raise --fast-kv-bytes, lower --budget or --prefill-chunk",
-                  HumanBytes(static_cast<int64_t>(tier_->limit_bytes())), recipe.row().name, HumanBytes(need),
-                  session.num_tokens() + num_prompt, recipe.options().budget, chunk));
+                  HumanBytes(static_cast<int64_t>(tier_->limit_bytes())), recipe.row().name, HumanBytes(need->bytes()),
+                  session.num_tokens() + num_prompt + (num_output > 1 ? num_output : 0), recipe.options().budget,
+                  chunk));
+}
+
+// The same for sequences that are prefilled one after the other and then decoded together.
+Result<void> Engine::CheckFastTier(std::span<const BatchRequest> requests) const {
+  int64_t decode_bytes = 0, more_in_prefill = 0, num_retrieving = 0;
+  for (const BatchRequest& request : requests) {
+    const auto num_prompt = static_cast<int64_t>(request.prompt.size());
+    const int64_t num_output = OutputLimit(*request.session, num_prompt, request.options.max_new_tokens);
+    CACHETTE_TRY(CheckFastTier(*request.session, num_prompt, num_output, request.options.prefill_chunk));
+    const auto need = NeedOf(*request.session, num_prompt, num_output, request.options.prefill_chunk);
+    if (!need.has_value()) continue;
+    ++num_retrieving;
+    decode_bytes += need->decode_bytes;
+    more_in_prefill = std::max(more_in_prefill, need->bytes() - need->decode_bytes);
+  }
+  const int64_t need_bytes = decode_bytes + more_in_prefill;
+  if (num_retrieving == 0 || static_cast<size_t>(need_bytes) <= tier_->limit_bytes()) return Ok();
+  return Fail(
+      Error::kOutOfMemory,
+      fmt::format("the fast tier may hold {}, and the {} requests of this batch whose recipes retrieve need at "
+                  "least {} together; raise --fast-kv-bytes, lower --budget or send fewer at once",
+                  HumanBytes(static_cast<int64_t>(tier_->limit_bytes())), num_retrieving, HumanBytes(need_bytes)));
+}
+
+// Tokens that a session may generate after a prompt, by the context and by the caller.
+int64_t Engine::OutputLimit(const Session& session, int64_t num_prompt, int64_t max_new_tokens) const {
+  if (session.recipe().rope_positions() == RopePositions::kCacheIndex) return max_new_tokens;
+  return std::min(max_new_tokens, config().context_tokens - session.num_tokens() - num_prompt);
 }
 
 // Calls after_chunk(tokens done so far) after each chunk; it returns false to stop.
@@ -189,7 +239,7 @@ Result<int64_t> Engine::PrefillChunks(Session& session, std::span<const int32_t>
                               "--keep-fraction or --prefill-chunk",
                               recipe.options().keep_fraction, chunk));
   }
-  CACHETTE_TRY(CheckFastTier(session, static_cast<int64_t>(tokens.size()), chunk));
+  CACHETTE_TRY(CheckFastTier(session, static_cast<int64_t>(tokens.size()), 1, chunk));
   session.rope_context_tokens_ = session.num_tokens() + static_cast<int64_t>(tokens.size());
   Session* const sessions[] = {&session};
   size_t begin = 0, next_row = 0;
@@ -260,6 +310,9 @@ Result<Generation> Engine::Generate(Session& session, std::span<const int32_t> p
                                     const GenerateCallbacks& callbacks) {
   CACHETTE_TRY(Validate(options));
   CACHETTE_TRY(CheckPrompt(session, prompt));
+  const auto num_prompt = static_cast<int64_t>(prompt.size());
+  const int64_t limit = OutputLimit(session, num_prompt, options.max_new_tokens);
+  CACHETTE_TRY(CheckFastTier(session, num_prompt, limit, options.prefill_chunk));
   Generation result;
   Sampler sampler(options);
   for (const int32_t token : prompt) sampler.Observe(token);
@@ -268,16 +321,13 @@ Result<Generation> Engine::Generate(Session& session, std::span<const int32_t> p
   const Clock::time_point start = Clock::now();
   CACHETTE_TRY(result.prompt_tokens, Prefill(session, prompt, options.prefill_chunk, logits.data(), callbacks));
   result.prefill_seconds = SecondsSince(start);
-  if (result.prompt_tokens < static_cast<int64_t>(prompt.size())) {
+  if (result.prompt_tokens < num_prompt) {
     result.stop = StopReason::kCancelled;
     return result;
   }
-  const bool is_unbounded = session.recipe().rope_positions() == RopePositions::kCacheIndex;
-  const int64_t context_left = is_unbounded ? options.max_new_tokens : config().context_tokens - session.num_tokens();
   Session* const sessions[] = {&session};
   Clock::time_point first_token_time = start;
-  result.stop = context_left < options.max_new_tokens ? StopReason::kContext : StopReason::kMaxNewTokens;
-  const int64_t limit = std::min(options.max_new_tokens, context_left);
+  result.stop = limit < options.max_new_tokens ? StopReason::kContext : StopReason::kMaxNewTokens;
   for (int64_t i = 0; i < limit; ++i) {
     const int32_t token = sampler.Sample(logits);
     sampler.Observe(token);

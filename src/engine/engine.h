@@ -15,6 +15,7 @@
 #include "base/result.h"
 #include "cache/record_store.h"
 #include "cache/tier.h"
+#include "engine/fast_need.h"
 #include "engine/options.h"
 #include "engine/session.h"
 #include "methods/recipe.h"
@@ -114,7 +115,10 @@ class Engine {
                                 std::span<const int64_t> rows, float* logits, const AfterChunk& after_chunk);
   Result<void> CheckPrompt(const Session& session, std::span<const int32_t> prompt) const;
   Result<void> CheckTokens(std::span<const int32_t> tokens) const;
-  Result<void> CheckFastTier(const Session& session, int64_t num_prompt, int64_t chunk) const;
+  std::optional<FastNeed> NeedOf(const Session& session, int64_t num_prompt, int64_t num_output, int64_t chunk) const;
+  Result<void> CheckFastTier(const Session& session, int64_t num_prompt, int64_t num_output, int64_t chunk) const;
+  Result<void> CheckFastTier(std::span<const BatchRequest> requests) const;
+  int64_t OutputLimit(const Session& session, int64_t num_prompt, int64_t max_new_tokens) const;
   std::optional<std::pair<std::string, std::string>> CalibratedOption(
       const Recipe& recipe, const std::map<std::string, std::string>& given) const;
   Result<void> RunPass(std::span<Session* const> sessions, std::span<SequenceInput> inputs, const PassInfo& pass,

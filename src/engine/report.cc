@@ -114,7 +114,7 @@ Json RetrievalJson(const RetrievalStats& stats) {
   return {{"retrievals_per_token", OrNull(has_choices, stats.retrievals_per_token())},
           {"entries_copied_per_token", OrNull(has_choices, stats.entries_copied_per_token())},
           {"entries_copied_after_fill", OrNull(has_choices, stats.entries_copied_after_fill())},
-          {"entries_copied_after_fill", OrNull(has_choices, stats.entries_copied_after_fill())},
+          {"entries_left_out", stats.entries_left_out},
           {"bytes_recalled_per_token", OrNull(has_steps, stats.bytes_recalled_per_token())},
           {"reuse_share", OrNull(stats.entries_selected > 0, stats.reuse_share())},
           {"oracle_hit_rate", nullptr},
@@ -213,6 +213,11 @@ std::string SummaryText(const Engine& engine, const Session& session, const Gene
       "{}, slow tier {} {}",
       stats.retrievals_per_token(), stats.entries_copied_per_token(), HumanBytes(stats.resident_peak_bytes),
       TierName(slow.kind()), HumanBytes(static_cast<int64_t>(slow.owned_bytes())));
+  if (stats.entries_left_out > 0)
+    text +=
+        fmt::format("\n           {:.0f} % of the entries chosen left out: the fast tier had no room for their blocks",
+                    100.0 * static_cast<double>(stats.entries_left_out) /
+                        static_cast<double>(stats.entries_left_out + stats.entries_selected));
   return text;
 }
 

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "base/nearest.h"
@@ -229,8 +230,22 @@ UnitShape Recipe::unit_shape() const {
   const RetrievalParts& parts = *parts_.retrieval;
   return {.num_index_vectors = ops::NumIndexVectors((*parts.index)->bound()),
           .first_layer = static_cast<int>(parts.working_set->dense_layers),
-          .local_entries = parts.protect->least_entries() + (*parts.output_units)->most_open_entries() + 1 +
-                           ops::kBlockTokens};  // a stream may hold a block beyond what its entries need
+          // What is left of a prompt is less than a page; a stream may hold a block beyond what its entries need.
+          .local_entries = parts.protect->least_entries() +
+                           std::max<int64_t>((*parts.output_units)->most_open_entries(), ops::kBlockTokens - 1) + 1 +
+                           ops::kBlockTokens,
+          .least_blocks = least_blocks()};
+}
+
+int64_t Recipe::least_blocks() const {
+  const RetrievalParts& parts = *parts_.retrieval;
+  const int64_t longest = std::max((*parts.units)->longest_unit(), (*parts.output_units)->longest_unit());
+  return (std::max(options_.budget, longest) + ops::kBlockTokens - 1) / ops::kBlockTokens;
+}
+
+int64_t Recipe::pool_blocks() const {
+  const double entries = parts_.retrieval->working_set->pool * static_cast<double>(options_.budget);
+  return std::max(least_blocks(), static_cast<int64_t>(std::ceil(entries / ops::kBlockTokens)));
 }
 
 }  // namespace cachette

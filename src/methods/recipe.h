@@ -110,6 +110,10 @@ class Recipe {
   int64_t num_sink_blocks() const { return parts_.retrieval->protect->num_sinks / ops::kBlockTokens; }
   int64_t recent_window() const { return parts_.retrieval->protect->recent_window; }
   UnitShape unit_shape() const;
+  // Blocks of resident units of a KV head at which a retrieval drops idle ones, and those that it can always have: the
+  // pool's and the budget's entries in full blocks, or the longest unit.
+  int64_t pool_blocks() const;
+  int64_t least_blocks() const;
   std::vector<OptionInfo> Options() const;  // all in force, recipe's own first
   // Part kind and name, in table order: {"trigger", "every_pass"}, ...
   std::vector<std::pair<std::string, std::string>> PartNames() const;

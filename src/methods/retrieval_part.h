@@ -37,6 +37,10 @@ class UnitBuilder : public Part {
   virtual int64_t NumToClose(const AgedEntries& aged) const = 0;
   // The most aged entries that NumToClose may leave open.
   virtual int64_t most_open_entries() const = 0;
+  // The most entries of a unit; 0: no limit of its own, units that are longer than the budget's blocks are cut.
+  virtual int64_t longest_unit() const = 0;
+  // The most blocks that units of so many entries take beyond full ones.
+  virtual int64_t most_padding_blocks(int64_t /*num_entries*/) const { return 0; }
   // Entries of a unit when it is a run of neighbours, a multiple of a page or (of the output) all that close together;
   // 0: Group decides.
   virtual int64_t run_entries() const { return 0; }

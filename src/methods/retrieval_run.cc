@@ -5,10 +5,11 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <limits>
+#include <tuple>
 
 #include "methods/mean_cosine.h"
 #include "methods/next_guesses.h"
+#include "methods/resident_room.h"
 #include "ops/retrieval/best_units.h"
 
 namespace cachette {
@@ -24,55 +25,19 @@ RetrievalRun::RetrievalRun(std::shared_ptr<const Recipe> recipe, const CacheShap
       num_kv_heads_(shape.num_kv_heads),
       head_dim_(shape.format.head_dim) {
   layers_.resize(static_cast<size_t>(shape.num_layers));
-  for (LayerState& layer : layers_) layer.selections.resize(static_cast<size_t>(num_kv_heads_));
+  selections_.resize(static_cast<size_t>(shape.num_layers * num_kv_heads_));
   heads_.resize(static_cast<size_t>(num_kv_heads_));
   stats_.num_kv_heads = num_kv_heads_;
-}
-
-// What the later layers of a decode pass are about to append: the room that they were promised.
-size_t RetrievalRun::BytesToCome(const SequenceCache& cache, int layer) const {
-  int64_t num_blocks = 0;
-  for (int later = layer + 1; later < static_cast<int>(layers_.size()); ++later)
-    for (int head = 0; head < num_kv_heads_; ++head) num_blocks += cache.stream(later, head).BlocksToAppend(1);
-  return static_cast<size_t>(num_blocks) * cache.shape().format.block_bytes();
-}
-
-// Guesses are the first to go where the fast tier is full.
-void RetrievalRun::DropGuessesForRoom(SequenceCache& cache, size_t num_bytes) {
-  if (cache.tier().CheckRoom(num_bytes).ok()) return;
-  for (int layer = 0; layer < static_cast<int>(layers_.size()); ++layer) cache.DropGuesses(layer);
 }
 
 void RetrievalRun::BeforePass(SequenceCache& cache, const PassInfo& pass) {
   pass_ = pass;
   if (pass.phase == Phase::kDecode) ++stats_.num_steps;
-  const size_t num_bytes = cache.BytesToAppend(pass.num_tokens);
-  DropGuessesForRoom(cache, num_bytes);
-  while (!cache.tier().CheckRoom(num_bytes).ok() && DropOldestOfEach(cache, -1)) {
-  }
+  MakeRoom(cache, cache.BytesForPass(pass));
 }
 
-// The resident unit of every KV head that was of use the longest ago, but for those of kept_layer and those that a
-// selection holds. False when there is none.
-bool RetrievalRun::DropOldestOfEach(SequenceCache& cache, int kept_layer) {
-  const bool is_prefill = pass_.phase == Phase::kPrefill;  // attention reads everything from where it rests
-  const bool needs_selection = !is_prefill && recipe_->parts().retrieval->working_set->attend == "selection";
-  bool has_dropped = false;
-  for (int layer = 0; layer < static_cast<int>(layers_.size()); ++layer)
-    for (int head = 0; head < num_kv_heads_ && layer != kept_layer; ++head) {
-      UnitTable& table = cache.units(layer, head);
-      const UnitSelection& selection = layers_[static_cast<size_t>(layer)].selections[static_cast<size_t>(head)];
-      int32_t oldest = -1;
-      for (const int32_t unit_idx : table.residents())
-        if (!(needs_selection && selection.Holds(unit_idx)) &&
-            (oldest < 0 || table.last_used(unit_idx) < table.last_used(oldest)))
-          oldest = unit_idx;
-      if (oldest < 0) continue;
-      table.DropResident(oldest);
-      has_dropped = true;
-      if (is_prefill) layers_[static_cast<size_t>(layer)].has_selection = false;
-    }
-  return has_dropped;
+void RetrievalRun::MakeRoom(SequenceCache& cache, size_t num_bytes) {
+  cachette::MakeRoom(cache, pass_, num_bytes, selections_);
 }
 
 // A layer whose own window bounds its cache already keeps its entries.
@@ -91,6 +56,7 @@ Result<void> RetrievalRun::BeforeAttention(Context& cx, SequenceCache& cache, co
     return Ok();
   }
   if (cache.units(queries.layer, 0).num_entries() == 0) return Ok();
+  MakeRoom(cache, cache.BytesToStage(queries.layer));
   cache.BeginView(queries.layer, recipe_->num_sink_blocks());
   CACHETTE_TRY(cache.ViewEverything(queries.layer));
   cache.SealView();
@@ -139,6 +105,7 @@ void RetrievalRun::BookPass(SequenceCache& cache) {
 
 Result<void> RetrievalRun::DecodeView(Context& cx, SequenceCache& cache, const LayerQueries& queries) {
   const int layer = queries.layer;
+  cache.OpenRecall(layer);
   if (cache.units(layer, 0).num_units() == 0) return Ok();  // the stream holds everything
   const RetrievalParts& parts = *recipe_->parts().retrieval;
   const WorkingSet& working_set = *parts.working_set;
@@ -159,7 +126,8 @@ Result<void> RetrievalRun::DecodeView(Context& cx, SequenceCache& cache, const L
       moment.cosine_last = MeanCosine(queries.q, state.retrieval_q.data(), num_q_heads, head_dim_);
     state.previous_q.assign(queries.q, queries.q + num_q_heads * head_dim_);
   }
-  bool is_ranked = trigger.needs_coverage() || working_set.attend == "best" || is_tracing_;
+  const bool needs_ranks = trigger.needs_coverage() || working_set.attend == "best";
+  const bool is_ranked = needs_ranks || is_tracing_;  // a trace looks on, and changes nothing
   if (is_ranked) {
     ScoreHeads(cx, cache, queries);
     double resident = 0, best = 0;
@@ -170,6 +138,7 @@ Result<void> RetrievalRun::DecodeView(Context& cx, SequenceCache& cache, const L
     moment.coverage = best > 0 ? static_cast<float>(resident / best) : 1.0f;
   }
   is_retrieving_ = !state.has_selection || trigger.Fires(moment);
+  const bool brings = is_retrieving_ || LacksWhatFits(cache, layer);
   if (is_tracing_) {
     trace_.push_back({.step = pass_.first_token,
                       .layer = layer,
@@ -180,18 +149,16 @@ Result<void> RetrievalRun::DecodeView(Context& cx, SequenceCache& cache, const L
                       .recalled = {},
                       .queries = keeps_queries_ ? state.previous_q : std::vector<float>()});
   }
+  if (brings && !is_ranked) ScoreHeads(cx, cache, queries);
+  if (brings || needs_ranks) StampBest(cache, layer);
+  if (brings) CACHETTE_TRY(Retrieve(cache, layer));
   if (is_retrieving_) {
-    if (!is_ranked) ScoreHeads(cx, cache, queries);
-    CACHETTE_TRY(Retrieve(cache, layer));
     state.has_selection = true;
     state.last_retrieval = pass_.first_token;
     unit_maker_.AddBoundary(layer, pass_.first_token);
     if (trigger.needs_cosines() || is_tracing_)
       state.retrieval_q.assign(queries.q, queries.q + num_q_heads * head_dim_);
     stats_.num_retrievals += 1;
-  } else if (LacksWhatFits(cache, layer)) {
-    if (!is_ranked) ScoreHeads(cx, cache, queries);
-    CACHETTE_TRY(Retrieve(cache, layer));
   }
   cache.BeginView(layer, recipe_->num_sink_blocks());
   ForHeads(cx, cache, layer, [&](int64_t head) { ViewHead(cache, layer, static_cast<int>(head)); });
@@ -215,7 +182,7 @@ bool RetrievalRun::LacksWhatFits(const SequenceCache& cache, int layer) const {
 
 void RetrievalRun::ViewHead(SequenceCache& cache, int layer, int head) {
   const WorkingSet& working_set = *recipe_->parts().retrieval->working_set;
-  UnitSelection& selection = layers_[static_cast<size_t>(layer)].selections[static_cast<size_t>(head)];
+  UnitSelection& selection = SelectionOf(layer, head);
   if (working_set.attend != "selection") ChooseAttended(cache, layer, head, selection);
   for (const int32_t unit_idx : selection.units) cache.ViewResident(layer, head, unit_idx);
   if (selection.last_entries > 0) {  // only a part of the last unit
@@ -262,86 +229,55 @@ void RetrievalRun::ForHeads(Context& cx, const SequenceCache& cache, int layer, 
   for (int64_t head = 0; head < num_kv_heads_; ++head) body(head);
 }
 
-void RetrievalRun::RankHead(SequenceCache& cache, int layer, int head) {
-  UnitTable& table = cache.units(layer, head);
+void RetrievalRun::RankHead(const SequenceCache& cache, int layer, int head) {
+  const UnitTable& table = cache.units(layer, head);
   HeadStep& step = heads_[static_cast<size_t>(head)];
   const std::span weights = std::span(step.weights).first(static_cast<size_t>(table.num_units()));
-  const int64_t budget = recipe_->options().budget;
-  step.best_weight = ops::TakeBestUnits(weights, table.unit_sizes(), 0, budget, step.best);
+  step.best_weight = ops::TakeBestUnits(weights, table.unit_sizes(), 0, recipe_->options().budget, step.best);
   step.resident_weight = 0;
   for (const int32_t unit_idx : table.residents()) step.resident_weight += weights[static_cast<size_t>(unit_idx)];
-  for (const int32_t unit_idx : step.best)
-    if (table.IsResident(unit_idx)) table.last_used(unit_idx) = pass_.first_token;
+}
+
+// Resident units that are among the best are of use now.
+void RetrievalRun::StampBest(SequenceCache& cache, int layer) {
+  for (int head = 0; head < num_kv_heads_; ++head) {
+    UnitTable& table = cache.units(layer, head);
+    for (const int32_t unit_idx : heads_[static_cast<size_t>(head)].best)
+      if (table.IsResident(unit_idx)) table.last_used(unit_idx) = pass_.first_token;
+  }
 }
 
 Result<void> RetrievalRun::Retrieve(SequenceCache& cache, int layer) {
-  const WorkingSet& working_set = *recipe_->parts().retrieval->working_set;
-  const int64_t budget = recipe_->options().budget;
+  for (int head = 0; head < num_kv_heads_; ++head) ChooseHead(cache, layer, head);
+  CACHETTE_TRY(FitLayer(cache, layer));
   std::vector<SequenceCache::UnitRef> missing;
-  int64_t missing_blocks = 0;
+  int64_t missing_blocks = 0, missing_entries = 0;
   for (int head = 0; head < num_kv_heads_; ++head) {
-    UnitTable& table = cache.units(layer, head);
-    HeadStep& step = heads_[static_cast<size_t>(head)];
-    UnitSelection chosen;
-    if (working_set.cuts_last) {
-      const std::span weights = std::span(step.weights).first(static_cast<size_t>(table.num_units()));
-      const std::span<const int32_t> sizes = table.unit_sizes();
-      ops::TakeBestUnits(weights, sizes, 0, budget + *std::max_element(sizes.begin(), sizes.end()), step.best);
-    }
-    const int64_t wanted = std::max<int64_t>(1, std::llround(working_set.selected * static_cast<double>(budget)));
-    // Where all units fit into the budget, nothing is gained by leaving some out.
-    const bool is_partial = working_set.until < 1.0 && static_cast<int64_t>(step.best.size()) < table.num_units();
-    int64_t num_entries = 0, incoming = 0, num_reused = 0;
-    double resident_weight = step.resident_weight;
-    for (const int32_t unit_idx : step.best) {
+    const UnitTable& table = cache.units(layer, head);
+    const HeadStep& step = heads_[static_cast<size_t>(head)];
+    for (const int32_t unit_idx : step.chosen) {
       const int64_t size = table.unit(unit_idx).num_entries;
-      if (working_set.cuts_last ? num_entries >= wanted : num_entries > 0 && num_entries + size > wanted) break;
-      if (is_partial && resident_weight >= working_set.until * step.best_weight) break;
-      chosen.units.push_back(unit_idx);
-      if (working_set.cuts_last && num_entries + size > wanted) chosen.last_entries = wanted - num_entries;
-      num_entries += size;
+      stats_.entries_selected += size;
       if (table.IsResident(unit_idx)) {
-        table.last_used(unit_idx) = pass_.first_token;
-        num_reused += size;
+        stats_.entries_reused += size;
         continue;
       }
       missing.push_back({head, unit_idx});
-      missing_blocks += table.unit(unit_idx).num_blocks;
-      incoming += size;
-      resident_weight += step.weights[static_cast<size_t>(unit_idx)];
+      missing_entries += size;
     }
-    stats_.entries_selected += num_entries;
-    stats_.entries_reused += num_reused;
-    stats_.entries_recalled += incoming;
-    if (!layers_[static_cast<size_t>(layer)].has_selection) stats_.entries_first_filled += incoming;
-    DropForRoom(cache, layer, head, incoming);
-    // In position order, as the full cache would be read; a unit that is cut stays last.
-    std::sort(chosen.units.begin(), chosen.units.end() - (chosen.last_entries > 0 ? 1 : 0));
-    if (working_set.attend == "selection")
-      layers_[static_cast<size_t>(layer)].selections[static_cast<size_t>(head)] = std::move(chosen);
+    missing_blocks += step.missing_blocks;
   }
-  const auto block_bytes = static_cast<int64_t>(cache.shape().format.block_bytes());
-  const size_t needed_bytes = static_cast<size_t>(missing_blocks * block_bytes) + BytesToCome(cache, layer);
-  DropGuessesForRoom(cache, needed_bytes);
-  for (;;) {  // the tier's limit may be tighter than the pool's
-    Result<void> room = cache.tier().CheckRoom(needed_bytes);
-    if (room.ok()) break;
-    bool has_dropped = false;
-    for (int head = 0; head < num_kv_heads_; ++head) {
-      UnitTable& table = cache.units(layer, head);
-      const int64_t before = table.resident_entries();
-      DropForRoom(cache, layer, head, std::numeric_limits<int64_t>::max() / 2);
-      has_dropped = has_dropped || table.resident_entries() < before;
-    }
-    if (!has_dropped && !DropOldestOfEach(cache, layer)) return room;
-  }
+  stats_.entries_recalled += missing_entries;
+  if (!layers_[static_cast<size_t>(layer)].has_selection) stats_.entries_first_filled += missing_entries;
   stats_.units_recalled += static_cast<int64_t>(missing.size());
-  stats_.bytes_recalled += missing_blocks * block_bytes;
+  stats_.bytes_recalled += missing_blocks * static_cast<int64_t>(cache.shape().format.block_bytes());
   const double start = Now();
   CACHETTE_TRY(cache.Recall(layer, missing));
   stats_.recall_seconds += Now() - start;
   for (const SequenceCache::UnitRef& ref : missing)
     cache.units(layer, ref.kv_head).last_used(ref.unit_idx) = pass_.first_token;
+  if (recipe_->parts().retrieval->working_set->attend == "selection")
+    for (int head = 0; head < num_kv_heads_; ++head) Select(layer, head);
   if (is_tracing_) {
     trace_.back().recalled.resize(static_cast<size_t>(num_kv_heads_));
     for (const SequenceCache::UnitRef& ref : missing)
@@ -351,21 +287,122 @@ Result<void> RetrievalRun::Retrieve(SequenceCache& cache, int layer) {
   return Ok();
 }
 
-// Drops resident units, the least recently useful first, until the pool has room; what is of use now stays.
-void RetrievalRun::DropForRoom(SequenceCache& cache, int layer, int head, int64_t incoming_entries) {
+// The best units of a KV head until the budget is used up, or enough is covered.
+void RetrievalRun::ChooseHead(SequenceCache& cache, int layer, int head) {
+  const WorkingSet& working_set = *recipe_->parts().retrieval->working_set;
+  const int64_t budget = recipe_->options().budget;
   UnitTable& table = cache.units(layer, head);
-  const double budget = static_cast<double>(recipe_->options().budget);
-  const auto most = static_cast<int64_t>(recipe_->parts().retrieval->working_set->pool * budget);
-  if (table.resident_entries() + incoming_entries <= most) return;
-  std::vector<int32_t> idle;
-  for (const int32_t unit_idx : table.residents())
-    if (table.last_used(unit_idx) < pass_.first_token) idle.push_back(unit_idx);
-  std::sort(idle.begin(), idle.end(),
-            [&](int32_t a, int32_t b) { return std::pair(table.last_used(a), a) < std::pair(table.last_used(b), b); });
-  for (const int32_t unit_idx : idle) {
-    if (table.resident_entries() + incoming_entries <= most) return;
-    table.DropResident(unit_idx);
+  HeadStep& step = heads_[static_cast<size_t>(head)];
+  if (working_set.cuts_last) {
+    const std::span weights = std::span(step.weights).first(static_cast<size_t>(table.num_units()));
+    const std::span<const int32_t> sizes = table.unit_sizes();
+    ops::TakeBestUnits(weights, sizes, 0, budget + *std::max_element(sizes.begin(), sizes.end()), step.best);
   }
+  const int64_t wanted = std::max<int64_t>(1, std::llround(working_set.selected * static_cast<double>(budget)));
+  // Where all units fit into the budget, nothing is gained by leaving some out.
+  const bool is_partial = working_set.until < 1.0 && static_cast<int64_t>(step.best.size()) < table.num_units();
+  step.chosen.clear();
+  step.last_entries = 0;
+  step.missing_blocks = 0;
+  int64_t num_entries = 0;
+  double resident_weight = step.resident_weight;
+  for (const int32_t unit_idx : step.best) {
+    const Unit& unit = table.unit(unit_idx);
+    if (working_set.cuts_last ? num_entries >= wanted : num_entries > 0 && num_entries + unit.num_entries > wanted)
+      break;
+    if (is_partial && resident_weight >= working_set.until * step.best_weight) break;
+    step.chosen.push_back(unit_idx);
+    if (working_set.cuts_last && num_entries + unit.num_entries > wanted) step.last_entries = wanted - num_entries;
+    num_entries += unit.num_entries;
+    if (table.IsResident(unit_idx)) {
+      table.last_used(unit_idx) = pass_.first_token;
+    } else {
+      step.missing_blocks += unit.num_blocks;
+      resident_weight += step.weights[static_cast<size_t>(unit_idx)];
+    }
+  }
+}
+
+// Makes room for the chosen units: idle ones leave where a KV head's pool is full, and further ones of the layer where
+// the tier is. What does not fit even then is given up, but never of what a KV head was promised.
+Result<void> RetrievalRun::FitLayer(SequenceCache& cache, int layer) {
+  const int64_t pool_blocks = recipe_->pool_blocks();
+  int64_t missing_blocks = 0;
+  for (int head = 0; head < num_kv_heads_; ++head) {
+    const int64_t incoming = heads_[static_cast<size_t>(head)].missing_blocks;
+    missing_blocks += incoming;
+    DropIdle(cache, layer, {head, head + 1}, cache.units(layer, head).resident_blocks() + incoming - pool_blocks);
+  }
+  const size_t needed_bytes = static_cast<size_t>(missing_blocks) * cache.shape().format.block_bytes();
+  if (LackingBlocks(cache, needed_bytes) > 0)
+    for (int of_layer = 0; of_layer < cache.shape().num_layers; ++of_layer) cache.DropGuesses(of_layer);
+  int64_t lacking = LackingBlocks(cache, needed_bytes);
+  lacking -= DropIdle(cache, layer, {0, num_kv_heads_}, lacking);
+  while (lacking > 0) {
+    int fullest = 0;
+    int64_t most_spare = 0;
+    for (int head = 0; head < num_kv_heads_; ++head) {
+      const int64_t spare = cache.units(layer, head).resident_blocks() +
+                            heads_[static_cast<size_t>(head)].missing_blocks - cache.least_blocks(layer, head);
+      if (spare > most_spare) fullest = head;
+      most_spare = std::max(most_spare, spare);
+    }
+    if (most_spare == 0) return cache.tier().CheckRoom(needed_bytes);
+    lacking -= GiveUpOne(cache, layer, fullest);
+  }
+  return Ok();
+}
+
+// Drops units that are of no use now from KV heads [begin, end), the least recently useful first, until num_blocks are
+// free or none is left. Returns how many blocks it freed.
+int64_t RetrievalRun::DropIdle(SequenceCache& cache, int layer, std::pair<int, int> heads, int64_t num_blocks) {
+  if (num_blocks <= 0) return 0;
+  std::vector<std::tuple<int64_t, int, int32_t>> idle;  // last use, KV head, unit
+  for (int head = heads.first; head < heads.second; ++head) {
+    UnitTable& table = cache.units(layer, head);
+    for (const int32_t unit_idx : table.residents())
+      if (table.last_used(unit_idx) < pass_.first_token) idle.emplace_back(table.last_used(unit_idx), head, unit_idx);
+  }
+  std::sort(idle.begin(), idle.end());
+  int64_t num_freed = 0;
+  for (const auto& [last_used, head, unit_idx] : idle) {
+    if (num_freed >= num_blocks) break;
+    num_freed += cache.units(layer, head).unit(unit_idx).num_blocks;
+    cache.units(layer, head).DropResident(unit_idx);
+  }
+  return num_freed;
+}
+
+// The KV head does without the unit of least weight among those resident and chosen. Returns its blocks.
+int64_t RetrievalRun::GiveUpOne(SequenceCache& cache, int layer, int head) {
+  UnitTable& table = cache.units(layer, head);
+  HeadStep& step = heads_[static_cast<size_t>(head)];
+  int32_t least = -1;  // chosen ones are the best
+  for (const int32_t unit_idx : table.residents())
+    if (std::find(step.chosen.begin(), step.chosen.end(), unit_idx) == step.chosen.end() &&
+        (least < 0 || step.weights[static_cast<size_t>(unit_idx)] < step.weights[static_cast<size_t>(least)]))
+      least = unit_idx;
+  if (least < 0) {
+    least = step.chosen.back();
+    step.chosen.pop_back();
+    step.last_entries = 0;
+    stats_.entries_left_out += table.unit(least).num_entries;
+  }
+  const int64_t num_blocks = table.unit(least).num_blocks;
+  if (table.IsResident(least))
+    table.DropResident(least);
+  else
+    step.missing_blocks -= num_blocks;
+  return num_blocks;
+}
+
+// What was chosen, in position order, as the full cache would be read; a unit that is cut stays last.
+void RetrievalRun::Select(int layer, int head) {
+  HeadStep& step = heads_[static_cast<size_t>(head)];
+  UnitSelection& selection = SelectionOf(layer, head);
+  selection.units = step.chosen;
+  selection.last_entries = step.last_entries;
+  std::sort(selection.units.begin(), selection.units.end() - (step.last_entries > 0 ? 1 : 0));
 }
 
 // Resident units for attention: all, or the best within the budget.
@@ -393,16 +430,16 @@ Result<void> RetrievalRun::StartGuesses(Context& cx, SequenceCache& cache, const
   const WorkingSet& working_set = *recipe_->parts().retrieval->working_set;
   std::vector<SequenceCache::GuessRef> guesses =
       GuessNext(cx, cache, queries,
-                {.selections = layers_[static_cast<size_t>(queries.layer)].selections,
+                {.selections = {&SelectionOf(queries.layer, 0), static_cast<size_t>(num_kv_heads_)},
                  .num_sink_blocks = recipe_->num_sink_blocks(),
                  .next_keys = working_set.next_keys,
                  .next_positions = working_set.next_positions});
   const size_t block_bytes = cache.shape().format.block_bytes();
   for (const SequenceCache::GuessRef& guess : guesses) stats_.entries_recalled += __builtin_popcount(guess.wanted);
   stats_.bytes_recalled += static_cast<int64_t>(guesses.size() * block_bytes);
-  while (!guesses.empty() &&
-         !cache.tier().CheckRoom(guesses.size() * block_bytes + BytesToCome(cache, queries.layer)).ok())
-    guesses.pop_back();
+  cache.DropGuesses(queries.layer);
+  const auto lacking = static_cast<size_t>(LackingBlocks(cache, guesses.size() * block_bytes));
+  guesses.resize(guesses.size() - std::min(guesses.size(), lacking));
   return cache.StartGuesses(queries.layer, guesses);
 }
 

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "cache/layer_observer.h"
@@ -29,8 +30,10 @@ class RetrievalRun {
  public:
   RetrievalRun(std::shared_ptr<const Recipe> recipe, const CacheShape& shape);
 
-  // Drops residents that nobody needs at once where the pass would not fit beside them.
+  // Opens a pass: makes room for it (resident_room.h).
   void BeforePass(SequenceCache& cache, const PassInfo& pass);
+  // The same for num_bytes, of a pass that several sequences share.
+  void MakeRoom(SequenceCache& cache, size_t num_bytes);
   Result<void> BeforeAttention(Context& cx, SequenceCache& cache, const LayerQueries& queries);
   Result<void> AfterAttention(Context& cx, SequenceCache& cache, const LayerQueries& queries);
 
@@ -51,31 +54,38 @@ class RetrievalRun {
     std::vector<int32_t> best;   // in descending weight, within the budget
     double best_weight = 0;
     double resident_weight = 0;
+    std::vector<int32_t> chosen;  // by a retrieval, best first
+    int64_t last_entries = 0;     // of the last chosen unit; 0: all
+    int64_t missing_blocks = 0;   // of the chosen units that are not resident
   };
   struct LayerState {
     bool has_selection = false;
-    int64_t last_retrieval = 0;             // step
-    std::vector<float> previous_q;          // [num_q_heads * head_dim]
-    std::vector<float> retrieval_q;         // as previous_q
-    std::vector<UnitSelection> selections;  // [num_kv_heads]
+    int64_t last_retrieval = 0;      // step
+    std::vector<float> previous_q;   // [num_q_heads * head_dim]
+    std::vector<float> retrieval_q;  // as previous_q
   };
 
   bool Retrieves(const LayerQueries& queries) const;
   Result<void> DecodeView(Context& cx, SequenceCache& cache, const LayerQueries& queries);
   void ViewHead(SequenceCache& cache, int layer, int head);
-  void DropGuessesForRoom(SequenceCache& cache, size_t num_bytes);
-  size_t BytesToCome(const SequenceCache& cache, int layer) const;
-  bool DropOldestOfEach(SequenceCache& cache, int kept_layer);
   bool LacksWhatFits(const SequenceCache& cache, int layer) const;
   void ScoreHeads(Context& cx, SequenceCache& cache, const LayerQueries& queries);
   template <class Body>
   void ForHeads(Context& cx, const SequenceCache& cache, int layer, const Body& body) const;
-  void RankHead(SequenceCache& cache, int layer, int head);
+  void RankHead(const SequenceCache& cache, int layer, int head);
+  void StampBest(SequenceCache& cache, int layer);
   Result<void> Retrieve(SequenceCache& cache, int layer);
+  void ChooseHead(SequenceCache& cache, int layer, int head);
+  Result<void> FitLayer(SequenceCache& cache, int layer);
+  int64_t DropIdle(SequenceCache& cache, int layer, std::pair<int, int> heads, int64_t num_blocks);
+  int64_t GiveUpOne(SequenceCache& cache, int layer, int head);
+  void Select(int layer, int head);
   void ChooseAttended(SequenceCache& cache, int layer, int head, UnitSelection& selection);
-  void DropForRoom(SequenceCache& cache, int layer, int head, int64_t incoming_entries);
   Result<void> StartGuesses(Context& cx, SequenceCache& cache, const LayerQueries& queries);
   void BookPass(SequenceCache& cache);
+  UnitSelection& SelectionOf(int layer, int head) {
+    return selections_[static_cast<size_t>(layer * num_kv_heads_ + head)];
+  }
 
   std::shared_ptr<const Recipe> recipe_;
   UnitMaker unit_maker_;
@@ -83,8 +93,9 @@ class RetrievalRun {
   int head_dim_;
   PassInfo pass_;
   std::vector<LayerState> layers_;
-  std::vector<HeadStep> heads_;  // [num_kv_heads], of the layer under way
-  bool is_retrieving_ = false;   // the layer under way
+  std::vector<UnitSelection> selections_;  // [num_layers][num_kv_heads]
+  std::vector<HeadStep> heads_;            // [num_kv_heads], of the layer under way
+  bool is_retrieving_ = false;             // the layer under way
   double attention_start_ = 0;
   RetrievalStats stats_;
   bool is_tracing_ = false;

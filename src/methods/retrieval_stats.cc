@@ -7,10 +7,10 @@ namespace {
 
 using Stats = RetrievalStats;
 
-constexpr int64_t Stats::*kCounts[] = {&Stats::num_steps,           &Stats::num_layer_steps,  &Stats::num_retrievals,
-                                       &Stats::units_recalled,      &Stats::entries_recalled, &Stats::bytes_recalled,
-                                       &Stats::entries_selected,    &Stats::entries_reused,   &Stats::units_made,
-                                       &Stats::entries_first_filled};
+constexpr int64_t Stats::*kCounts[] = {
+    &Stats::num_steps,        &Stats::num_layer_steps,      &Stats::num_retrievals,   &Stats::units_recalled,
+    &Stats::entries_recalled, &Stats::bytes_recalled,       &Stats::entries_selected, &Stats::entries_reused,
+    &Stats::units_made,       &Stats::entries_first_filled, &Stats::entries_left_out};
 constexpr double Stats::*kSeconds[] = {&Stats::decode_seconds,    &Stats::select_seconds, &Stats::recall_seconds,
                                        &Stats::attention_seconds, &Stats::close_seconds,  &Stats::build_seconds};
 

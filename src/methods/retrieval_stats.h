@@ -17,6 +17,7 @@ struct RetrievalStats {
   int64_t bytes_recalled = 0;        // guesses included
   int64_t entries_selected = 0;      // by retrievals, over KV heads
   int64_t entries_reused = 0;        // of them, already resident
+  int64_t entries_left_out = 0;      // chosen, but the fast tier had no room for their blocks
   int64_t units_made = 0;            // over layers and KV heads
   int64_t resident_peak_bytes = 0;   // of units, guesses included
   double decode_seconds = 0;         // of decode passes, whole; a shared pass counts for each of its sequences

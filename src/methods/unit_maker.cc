@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <span>
 
 #include "ops/attention/kv_store.h"
 
@@ -10,10 +11,33 @@ namespace {
 
 using ops::kBlockTokens;
 
+// The unit of each entry of a KV head: one window's groups after the other's, those of more than most_entries cut into
+// units of most_entries and the rest.
+std::vector<int32_t> UnitLabels(std::span<const KeyGroup> windows, int64_t most_entries) {
+  std::vector<int32_t> labels;
+  int32_t num_labels = 0;
+  for (const KeyGroup& window : windows) {
+    const int32_t first_label = num_labels;
+    for (const int32_t label : window.labels) {
+      labels.push_back(first_label + label);
+      num_labels = std::max(num_labels, labels.back() + 1);
+    }
+  }
+  std::vector<int64_t> counts(static_cast<size_t>(num_labels), 0);
+  std::vector<int32_t> now(counts.size());  // where further entries of a group go
+  std::iota(now.begin(), now.end(), 0);
+  for (int32_t& label : labels) {
+    const auto group = static_cast<size_t>(label);
+    if (counts[group]++ > 0 && (counts[group] - 1) % most_entries == 0) now[group] = num_labels++;
+    label = now[group];
+  }
+  return labels;
+}
+
 }  // namespace
 
-UnitMaker::UnitMaker(std::shared_ptr<const Recipe> recipe, int num_layers)
-    : recipe_(std::move(recipe)), boundaries_(static_cast<size_t>(num_layers)) {}
+UnitMaker::UnitMaker(std::shared_ptr<const Recipe> recipe, int num_layers, size_t most_key_bytes)
+    : recipe_(std::move(recipe)), boundaries_(static_cast<size_t>(num_layers)), most_key_bytes_(most_key_bytes) {}
 
 void UnitMaker::AddBoundary(int layer, int64_t position) {
   boundaries_[static_cast<size_t>(layer)].push_back(static_cast<int32_t>(position));
@@ -36,49 +60,58 @@ Result<int64_t> UnitMaker::TakePrompt(Context& cx, SequenceCache& cache, int lay
   return ready > 0 ? GroupPages(cx, cache, layer, ready, builder) : int64_t{0};
 }
 
-// Makes units of the oldest pending pages of all the layer's KV heads.
+// Makes units of the oldest pending pages of all the layer's KV heads: of as many at once as their keys leave memory
+// for, so that threads have several problems to share.
 Result<int64_t> UnitMaker::GroupPages(Context& cx, SequenceCache& cache, int layer, int64_t num_pages,
                                       const UnitBuilder& builder) {
   const int num_kv_heads = cache.shape().num_kv_heads;
-  const int head_dim = cache.shape().format.head_dim;
-  const int64_t num_entries = num_pages * kBlockTokens;
-  const int64_t window = builder.prompt_window() > 0 ? builder.prompt_window() : num_entries;
-  keys_.resize(static_cast<size_t>(num_kv_heads));
-  std::vector<KeyGroup> groups;  // of all heads, window by window
-  for (int head = 0; head < num_kv_heads; ++head) {
-    std::vector<float>& keys = keys_[static_cast<size_t>(head)];
-    CACHETTE_TRY(cache.LoadPendingKeys(cx, layer, head, num_pages, keys));
-    for (int64_t first = 0; first < num_entries; first += window)
-      groups.push_back({keys.data() + first * head_dim, std::min(window, num_entries - first), {}});
-  }
-  const bool is_runs = builder.run_entries() > 0;
-  if (!is_runs) builder.Group(cx, groups, head_dim);
-  const size_t windows_per_head = groups.size() / static_cast<size_t>(num_kv_heads);
+  const auto head_bytes = static_cast<size_t>(num_pages * kBlockTokens * cache.shape().format.head_dim) * sizeof(float);
+  const int num_at_once =
+      static_cast<int>(std::clamp(most_key_bytes_ / head_bytes, size_t{1}, static_cast<size_t>(num_kv_heads)));
   int64_t num_made = 0;
-  for (int head = 0; head < num_kv_heads; ++head) {
-    std::vector<int32_t> labels;  // [num_entries]
-    int32_t num_labels = 0;
-    for (size_t w = 0; w < windows_per_head && !is_runs; ++w) {
-      int32_t last = -1;
-      for (const int32_t label : groups[static_cast<size_t>(head) * windows_per_head + w].labels) {
-        labels.push_back(num_labels + label);
-        last = std::max(last, label);
-      }
-      num_labels += last + 1;
-    }
-    CACHETTE_TRY(const int64_t num_made_of_head,
-                 MakeUnits(cx, cache, layer, head, num_pages, labels, builder.run_entries()));
-    num_made += num_made_of_head;
+  for (int head = 0; head < num_kv_heads; head += num_at_once) {
+    const std::pair heads{head, std::min(head + num_at_once, num_kv_heads)};
+    CACHETTE_TRY(const int64_t num_of_heads, GroupHeads(cx, cache, layer, heads, num_pages, builder));
+    num_made += num_of_heads;
   }
   if (layer + 1 == cache.shape().num_layers) keys_ = {};
   return num_made;
 }
 
+Result<int64_t> UnitMaker::GroupHeads(Context& cx, SequenceCache& cache, int layer, std::pair<int, int> heads,
+                                      int64_t num_pages, const UnitBuilder& builder) {
+  const int head_dim = cache.shape().format.head_dim;
+  const int64_t num_entries = num_pages * kBlockTokens;
+  const int64_t window = builder.prompt_window() > 0 ? builder.prompt_window() : num_entries;
+  const auto num_heads = static_cast<size_t>(heads.second - heads.first);
+  keys_.resize(std::max(keys_.size(), num_heads));
+  std::vector<KeyGroup> groups;  // of all heads, window by window
+  for (size_t i = 0; i < num_heads; ++i) {
+    CACHETTE_TRY(cache.LoadPendingKeys(cx, layer, heads.first + static_cast<int>(i), num_pages, keys_[i]));
+    for (int64_t first = 0; first < num_entries; first += window)
+      groups.push_back({keys_[i].data() + first * head_dim, std::min(window, num_entries - first), {}});
+  }
+  const bool is_runs = builder.run_entries() > 0;
+  if (!is_runs) builder.Group(cx, groups, head_dim);
+  const size_t windows_per_head = groups.size() / num_heads;
+  int64_t num_made = 0;
+  for (size_t i = 0; i < num_heads; ++i) {
+    std::vector<int32_t> labels;  // [num_entries]
+    if (!is_runs)
+      labels = UnitLabels(std::span(groups).subspan(i * windows_per_head, windows_per_head),
+                          recipe_->least_blocks() * kBlockTokens);
+    CACHETTE_TRY(const int64_t num_of_head, MakeUnits(cx, cache, layer, heads.first + static_cast<int>(i), num_pages,
+                                                      labels, builder.run_entries(), keys_[i]));
+    num_made += num_of_head;
+  }
+  return num_made;
+}
+
 // Units of one KV head with their index vectors. labels: the unit of each entry; empty: runs.
 Result<int64_t> UnitMaker::MakeUnits(Context& cx, SequenceCache& cache, int layer, int head, int64_t num_pages,
-                                     const std::vector<int32_t>& labels, int64_t run_entries) {
+                                     const std::vector<int32_t>& labels, int64_t run_entries,
+                                     const std::vector<float>& keys) {
   const bool keeps_pages = recipe_->parts().retrieval->working_set->next_keys > 0;
-  const std::vector<float>& keys = keys_[static_cast<size_t>(head)];
   const int head_dim = cache.shape().format.head_dim;
   UnitTable& table = cache.units(layer, head);
   const int64_t first_unit = table.num_units();

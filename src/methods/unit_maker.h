@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "cache/sequence_cache.h"
@@ -13,7 +14,9 @@ namespace cachette {
 
 class UnitMaker {
  public:
-  UnitMaker(std::shared_ptr<const Recipe> recipe, int num_layers);
+  // Keys that are grouped at the same time, as f32; a KV head's are never split.
+  static constexpr size_t kMostKeyBytes = 256u << 20;
+  UnitMaker(std::shared_ptr<const Recipe> recipe, int num_layers, size_t most_key_bytes = kMostKeyBytes);
 
   // After a layer's attention over a chunk of the prompt. Returns the number of units made, over the layer's KV heads.
   // Errors: those of RecordStore; the sequence must be dropped then. So below.
@@ -27,14 +30,17 @@ class UnitMaker {
  private:
   Result<int64_t> GroupPages(Context& cx, SequenceCache& cache, int layer, int64_t num_pages,
                              const UnitBuilder& builder);
+  Result<int64_t> GroupHeads(Context& cx, SequenceCache& cache, int layer, std::pair<int, int> heads, int64_t num_pages,
+                             const UnitBuilder& builder);
   Result<int64_t> MakeUnits(Context& cx, SequenceCache& cache, int layer, int head, int64_t num_pages,
-                            const std::vector<int32_t>& labels, int64_t run_entries);
+                            const std::vector<int32_t>& labels, int64_t run_entries, const std::vector<float>& keys);
   Result<void> CloseRun(SequenceCache& cache, int layer, int head, int64_t num_entries, const UnitBuilder& builder);
   void AddIndex(SequenceCache& cache, int layer, int head, int64_t unit_idx, const float* keys, int64_t num_keys);
 
   std::shared_ptr<const Recipe> recipe_;
   std::vector<std::vector<int32_t>> boundaries_;  // [num_layers] positions, those of entries in units dropped
-  std::vector<std::vector<float>> keys_;          // [num_kv_heads], of the entries being grouped
+  std::vector<std::vector<float>> keys_;          // of the KV heads and entries being grouped
+  size_t most_key_bytes_;
 };
 
 }  // namespace cachette

@@ -15,6 +15,12 @@ struct UnitSelection {
     const auto end = units.end() - (last_entries > 0 ? 1 : 0);
     return std::binary_search(units.begin(), end, unit_idx) || (end != units.end() && *end == unit_idx);
   }
+  void Remove(int32_t unit_idx) {
+    const auto at = std::find(units.begin(), units.end(), unit_idx);
+    if (at == units.end()) return;
+    if (at + 1 == units.end()) last_entries = 0;
+    units.erase(at);
+  }
 };
 
 }  // namespace cachette

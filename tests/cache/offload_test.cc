@@ -378,6 +378,34 @@ TEST(OffloadRoom, BytesToAppendCountWhatStaysAndOneLayerPassing) {
   EXPECT_EQ(plain.BytesToAppend(160), 60 * block_bytes);
 }
 
+// What a disk's records are copied to while a layer of a prompt is attended to is held like anything else.
+TEST(OffloadRoom, StagedCopiesAreBooked) {
+  const CacheShape shape = Shape(Dtype::kF16);
+  std::map<std::string, int64_t> areas;
+  for (const std::string place : {"ram", "disk"}) {
+    Fixture f(shape, place);
+    ASSERT_TRUE(f.Append(100).ok());
+    f.OffloadPages(0, 0, 16, 3);
+    f.OffloadPages(0, 1, 16, 2);
+    f.cache.BookHeld();
+    const size_t num_staged = place == "disk" ? 5 : 0;
+    EXPECT_EQ(f.cache.BytesToStage(0), num_staged * shape.format.block_bytes());
+    ASSERT_TRUE(f.cache.BeginPass({.first_token = 100, .num_tokens = 4}).ok());
+    const std::vector<float> rows(4 * 2 * kHeadDim, 1.0f);
+    ASSERT_TRUE(f.cache.Append(f.cx, 0, rows.data(), 2 * kHeadDim, rows.data(), 2 * kHeadDim).ok());
+    f.cache.BeginView(0, 1);
+    ASSERT_TRUE(f.cache.ViewEverything(0).ok());
+    EXPECT_EQ(f.cache.staged().size(), num_staged);
+    f.cache.EndView();
+    f.cache.BookHeld();
+    f.cache.EndPass();
+    areas[place] = f.cache.ledger().ByteArea(TierKind::kHost);
+    EXPECT_THAT(f.Broken(), IsEmpty());
+  }
+  EXPECT_EQ(areas["disk"] - areas["ram"], 4 * 5 * static_cast<int64_t>(shape.format.block_bytes()))
+      << "at every step of the pass";
+}
+
 // ---- CheckInvariants must see damage of units too. ----
 
 class CheckUnits : public ::testing::Test {

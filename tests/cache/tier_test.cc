@@ -200,5 +200,37 @@ TEST(Tier, EveryKindHasItsName) {
   EXPECT_EQ(names, (std::set<std::string>{"device", "pinned", "host", "disk"}));
 }
 
+// Who asks leaves a promise alone; who holds it allocates in spite of it.
+TEST(Tier, WhatIsPromisedIsNoRoom) {
+  Tier tier(TierKind::kHost, 10 * 64);
+  EXPECT_EQ(tier.room_bytes(), 640u);
+  RoomPromise one(tier);
+  one.Set(4 * 64);
+  {
+    RoomPromise other(tier);
+    other.Set(5 * 64);
+    EXPECT_EQ(tier.promised_bytes(), 9u * 64);
+    EXPECT_TRUE(tier.CheckRoom(64).ok());
+    EXPECT_FALSE(tier.CheckRoom(65).ok());
+    other.Set(7 * 64);  // more than there is
+    EXPECT_EQ(tier.room_bytes(), 0u);
+    EXPECT_TRUE(tier.CheckRoom(0).ok());
+  }
+  EXPECT_EQ(tier.room_bytes(), 6u * 64);
+  std::vector<Block> blocks;
+  for (int i = 0; i < 10; ++i) {
+    const auto block = tier.Allocate(64);
+    ASSERT_TRUE(block.ok());
+    blocks.push_back(*block);
+  }
+  EXPECT_FALSE(tier.Allocate(64).ok());
+  RoomPromise moved = std::move(one);
+  EXPECT_EQ(tier.promised_bytes(), 4u * 64);
+  moved.Set(0);
+  EXPECT_EQ(tier.promised_bytes(), 0u);
+  EXPECT_EQ(Tier(TierKind::kHost).room_bytes(), Tier::kUnlimited);
+  for (const Block& block : blocks) tier.Release(64, block.id);
+}
+
 }  // namespace
 }  // namespace cachette

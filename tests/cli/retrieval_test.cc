@@ -149,7 +149,7 @@ TEST(RetrievalRun, LimitsThatCannotHoldAreRefusedFirst) {
   const json least = RunJson("louis", {"--fast-kv-bytes", "72K", "--prefill-chunk", "64"});
   EXPECT_LE(least["tiers"]["host"]["bytes_peak"], 72 * 1024);
   ExpectComplaint(RunCachette(RunArguments("louis", {"--fast-kv-bytes", "71K", "--prefill-chunk", "64"})), 1,
-                  "the fast tier may hold 71.0 KiB, and recipe louis needs at least 72.0 KiB for 600 tokens with a "
+                  "the fast tier may hold 71.0 KiB, and recipe louis needs at least 72.0 KiB for 640 tokens with a "
                   "budget of 64 and prefill chunks of 64; raise --fast-kv-bytes, lower --budget or --prefill-chunk");
   ExpectComplaint(RunCachette(RunArguments("louis", {"--slow-kv-bytes", "32K"})), 1, "raise --slow-kv-bytes");
 }

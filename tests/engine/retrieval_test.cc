@@ -14,6 +14,7 @@
 
 #include "base/rng.h"
 #include "engine/engine.h"
+#include "engine/fast_need.h"
 #include "support/induction_model.h"
 
 namespace cachette {
@@ -384,6 +385,172 @@ TEST(Retrieval, LongOutputsStayWithinATenthOfTheFullCache) {
       const SequenceCache* const caches[] = {&session->cache()};
       EXPECT_THAT(CheckInvariants(engine->kv_tier(), caches), ::testing::IsEmpty());
     }
+  }
+}
+
+// What the engine asks of the fast tier before a first prompt.
+int64_t NeededBytes(const Engine& engine, const Recipe& recipe, int64_t num_held, int64_t num_prompt,
+                    int64_t num_output, int64_t chunk, bool is_disk, int64_t padding_blocks = 0) {
+  const UnitShape units = recipe.unit_shape();
+  return ComputeFastNeed({.num_dense_layers = units.first_layer,
+                          .num_retrieving_layers = engine.config().num_layers - units.first_layer,
+                          .num_kv_heads = engine.config().num_kv_heads,
+                          .block_bytes = static_cast<int64_t>(engine.kv_format().block_bytes()),
+                          .protected_entries = recipe.parts().retrieval->protect->least_entries(),
+                          .local_entries = units.local_entries,
+                          .least_blocks = units.least_blocks,
+                          .num_held = num_held,
+                          .num_prompt = num_prompt,
+                          .num_output = num_output,
+                          .chunk = chunk,
+                          .stages_layer = is_disk,
+                          .most_padding_blocks = padding_blocks})
+      .bytes();
+}
+
+// Segments of one entry: a boundary at every token. Every unit then takes sixteen times its bytes.
+std::vector<Variant> WorstVariants() {
+  std::vector<Variant> variants;
+  const Options tight = {{"budget", "64"}, {"recent_window", "32"}, {"dense_layers", "0"}};
+  const Options worst = With(tight, {{"trigger.kind", "every"}, {"output_units.kind", "segments"}});
+  for (const char* recipe : {"louis", "clusterkv", "quest", "arkvale", "louis+"}) {
+    variants.push_back({recipe, tight});
+    variants.push_back({recipe, worst});
+  }
+  variants.push_back({"quest", With(worst, {{"dense_layers", "1"}})});
+  variants.push_back({"louis", With(worst, {{"segment_entries", "1"}, {"recent_window", "0"}, {"sinks", "0"}})});
+  variants.push_back({"louis+", With(worst, {{"pool", "50"}, {"units.cluster_keys", "3"}})});
+  return variants;
+}
+
+// A run that was let begin does not end for want of memory, and one byte less is refused before it begins.
+TEST(Retrieval, TheLeastFastBytesAreEnough) {
+  constexpr int64_t kPrompt = 330, kOutput = 250, kChunk = 48, kSecond = 70, kSecondOutput = 60;
+  for (const char* slow : {"ram", "disk"}) {
+    const bool is_disk = slow == std::string("disk");
+    const auto load = [&](int64_t fast_bytes) {
+      return Load("synthetic:tiny", [&](EngineOptions& o) {
+        o.fast_kv_bytes = fast_bytes;
+        o.slow_tier = is_disk ? "disk:" + testing::TempDir() : slow;
+      });
+    };
+    const auto unlimited = load(0);
+    int64_t num_left_out = 0;
+    for (const Variant& v : WorstVariants()) {
+      if (is_disk && v.recipe != std::string("louis") && v.recipe != std::string("clusterkv")) continue;
+      SCOPED_TRACE(Describe(v) + " " + slow);
+      const auto recipe = unlimited->MakeRecipe(v.recipe, v.options);
+      ASSERT_TRUE(recipe.ok());
+      const int64_t first = NeededBytes(*unlimited, **recipe, 0, kPrompt, kOutput, kChunk, is_disk);
+      {
+        const auto engine = load(first - 1);
+        const auto session = NewSession(*engine, v);
+        const auto refused = engine->Generate(*session, RandomTokens(kPrompt, 512, 21), NewTokens(kOutput, kChunk));
+        ASSERT_FALSE(refused.ok());
+        EXPECT_EQ(refused.failure().error, Error::kOutOfMemory);
+        EXPECT_THAT(refused.failure().message, HasSubstr("needs at least"));
+        EXPECT_EQ(engine->kv_tier().peak_bytes(), 0u) << "before the first pass";
+      }
+      // On a disk a second prompt stages the first one's units as they are; how many blocks no formula knows.
+      const int64_t second =
+          is_disk ? 0 : NeededBytes(*unlimited, **recipe, kPrompt + kOutput, kSecond, kSecondOutput, kChunk, is_disk);
+      const auto engine = load(std::max(first, second));
+      const auto session = NewSession(*engine, v);
+      const auto result = engine->Generate(*session, RandomTokens(kPrompt, 512, 21), NewTokens(kOutput, kChunk));
+      ASSERT_TRUE(result.ok()) << result.failure().message;
+      EXPECT_EQ(result->tokens.size(), static_cast<size_t>(kOutput));
+      num_left_out += session->retrieval()->stats().entries_left_out;
+      const auto again = engine->Generate(*session, RandomTokens(kSecond, 512, 22), NewTokens(kSecondOutput, kChunk));
+      if (is_disk && !again.ok()) {
+        EXPECT_THAT(again.failure().message, HasSubstr("needs at least")) << "refused up front or not at all";
+      } else {
+        ASSERT_TRUE(again.ok()) << again.failure().message;
+      }
+      EXPECT_LE(engine->kv_tier().peak_bytes(), engine->kv_tier().limit_bytes());
+      EXPECT_EQ(engine->kv_tier().promised_bytes(), 0u);
+      const SequenceCache* const caches[] = {&session->cache()};
+      EXPECT_THAT(CheckInvariants(engine->kv_tier(), caches), ::testing::IsEmpty());
+    }
+    EXPECT_GT(num_left_out, 0);
+  }
+}
+
+// With room for what is chosen nothing is left out, however many blocks it takes.
+TEST(Retrieval, WithRoomThePublishedSelectionIsWhole) {
+  const auto engine = Load("synthetic:tiny");
+  for (const Variant& v : WorstVariants()) {
+    SCOPED_TRACE(Describe(v));
+    const auto session = NewSession(*engine, v);
+    Tokens(*engine, *session, RandomTokens(200, 512, 23), NewTokens(120));
+    EXPECT_EQ(session->retrieval()->stats().entries_left_out, 0);
+  }
+}
+
+// Sequences of a batch cannot take each other's room within a pass, and together they are asked for what they need.
+TEST(Retrieval, ABatchIsRefusedOrGoesThrough) {
+  const Options worst = {{"budget", "64"},
+                         {"recent_window", "32"},
+                         {"dense_layers", "0"},
+                         {"trigger.kind", "every"},
+                         {"output_units.kind", "segments"}};
+  const std::vector<Variant> variants = {
+      {"louis", worst}, {"louis+", With(worst, {{"pool", "50"}})}, {"clusterkv", worst}};
+  const auto unlimited = Load("synthetic:tiny");
+  int64_t needed = 0;
+  for (size_t i = 0; i < variants.size(); ++i) {
+    const auto recipe = unlimited->MakeRecipe(variants[i].recipe, variants[i].options);
+    needed += NeededBytes(*unlimited, **recipe, 0, 100 + 50 * static_cast<int64_t>(i), 200, 32, false);
+  }
+  for (const int64_t fast_bytes : {needed - 1, needed}) {
+    const auto engine = Load("synthetic:tiny", [&](EngineOptions& o) { o.fast_kv_bytes = fast_bytes; });
+    std::vector<std::unique_ptr<Session>> sessions;
+    std::vector<BatchRequest> requests;
+    for (size_t i = 0; i < variants.size(); ++i) {
+      sessions.push_back(NewSession(*engine, variants[i]));
+      requests.push_back(
+          {sessions.back().get(), RandomTokens(100 + 50 * static_cast<int64_t>(i), 512, i), NewTokens(200, 32)});
+    }
+    const auto batch = engine->GenerateBatch(requests);
+    EXPECT_LE(engine->kv_tier().peak_bytes(), engine->kv_tier().limit_bytes());
+    EXPECT_EQ(engine->kv_tier().promised_bytes(), 0u);
+    if (fast_bytes == needed) {
+      ASSERT_TRUE(batch.ok()) << batch.failure().message;
+    } else {
+      ASSERT_FALSE(batch.ok());
+      EXPECT_THAT(batch.failure().message, HasSubstr("the 3 requests of this batch"));
+      EXPECT_EQ(engine->kv_tier().peak_bytes(), 0u);
+    }
+  }
+}
+
+// To be traced changes neither what is read nor what it costs.
+TEST(Retrieval, ATraceOnlyLooksOn) {
+  const auto engine = Load("synthetic:tiny");
+  std::vector<Variant> variants = Variants();
+  const Options idle = {{"recent_window", "32"}, {"dense_layers", "0"},      {"budget", "64"},
+                        {"pool", "2"},           {"trigger.kind", "stride"}, {"stride", "5"}};
+  variants.push_back({"quest", With(idle, {{"attend", "all"}})});
+  variants.push_back({"louis", With(idle, {{"attend", "all"}, {"next_keys", "2"}})});
+  variants.push_back({"quest", With(idle, {{"attend", "selection"}})});
+  for (const Variant& v : variants) {
+    SCOPED_TRACE(Describe(v));
+    std::vector<int32_t> tokens[2];
+    RetrievalStats stats[2];
+    for (const bool is_traced : {false, true}) {
+      const auto session = NewSession(*engine, v);
+      if (is_traced) session->TraceRetrieval(true);
+      tokens[is_traced] = Tokens(*engine, *session, RandomTokens(300, 512, 31), NewTokens(150));
+      stats[is_traced] = session->retrieval()->stats();
+    }
+    EXPECT_EQ(tokens[0], tokens[1]);
+    EXPECT_EQ(stats[0].num_retrievals, stats[1].num_retrievals);
+    EXPECT_EQ(stats[0].units_recalled, stats[1].units_recalled);
+    EXPECT_EQ(stats[0].entries_recalled, stats[1].entries_recalled);
+    EXPECT_EQ(stats[0].entries_first_filled, stats[1].entries_first_filled);
+    EXPECT_EQ(stats[0].bytes_recalled, stats[1].bytes_recalled);
+    EXPECT_EQ(stats[0].entries_selected, stats[1].entries_selected);
+    EXPECT_EQ(stats[0].entries_reused, stats[1].entries_reused);
+    EXPECT_EQ(stats[0].resident_peak_bytes, stats[1].resident_peak_bytes);
   }
 }
 

@@ -197,6 +197,33 @@ std::string Retrieval::Decode(const Step& step) {
   return "";
 }
 
+// Blocks that a KV head's units can always have.
+int64_t Retrieval::LeastBlocks() const {
+  int64_t longest = settings_.units == Units::kPages ? settings_.page : settings_.cluster_cap;
+  switch (settings_.output_units) {
+    case Units::kPages: longest = std::max(longest, settings_.output_page); break;
+    case Units::kClusters: longest = std::max(longest, settings_.cluster_cap); break;
+    case Units::kSegments: longest = std::max(longest, settings_.segment_entries); break;
+  }
+  return (std::max(settings_.budget, longest) + 15) / 16;
+}
+
+// Cuts what was chosen, best first, down to the front part that is resident.
+std::string Retrieval::GiveUp(const Head& head, const std::set<int64_t>& after, std::vector<int64_t>& chosen) const {
+  size_t num_kept = 0;
+  int64_t num_blocks = 0;
+  const auto blocks = [&](size_t i) { return head.units[static_cast<size_t>(chosen[i])].num_blocks(); };
+  while (num_kept < chosen.size() && after.contains(chosen[num_kept])) num_blocks += blocks(num_kept++);
+  if (num_kept == chosen.size()) return "";
+  if (num_blocks + blocks(num_kept) <= LeastBlocks())
+    return fmt::format("unit {} was left out, and the {} blocks of the better ones leave room for it", chosen[num_kept],
+                       num_blocks);
+  for (size_t i = num_kept; i < chosen.size(); ++i)
+    if (after.contains(chosen[i])) return fmt::format("unit {} came before better ones", chosen[i]);
+  chosen.resize(num_kept);
+  return "";
+}
+
 std::string Retrieval::DecodeHead(size_t head_idx, const Step& step) {
   Head& head = heads_[head_idx];
   const std::set<int64_t>&before = step.before[head_idx], &after = step.after[head_idx];
@@ -205,6 +232,13 @@ std::string Retrieval::DecodeHead(size_t head_idx, const Step& step) {
     return std::accumulate(of.begin(), of.end(), int64_t{0},
                            [&](int64_t sum, int64_t u) { return sum + unit(u).size(); });
   };
+  const auto blocks = [&](const std::set<int64_t>& of) {
+    return std::accumulate(of.begin(), of.end(), int64_t{0},
+                           [&](int64_t sum, int64_t u) { return sum + unit(u).num_blocks(); });
+  };
+  std::string wrong;
+  if (settings_.is_tight)  // what had to leave before the pass
+    std::erase_if(head.selection, [&](int64_t u) { return !before.contains(u); });
   margin_ = head.guess_margin;
   for (size_t i = 1; i < head.order.size(); ++i) CompareWeights(head, head.order[i - 1], head.order[i]);
   const bool is_scored = brings_ || settings_.trigger == Trigger::kCoverage || settings_.attend == Attend::kBest;
@@ -222,28 +256,31 @@ std::string Retrieval::DecodeHead(size_t head_idx, const Step& step) {
     for (const double t : head.tolerances) tolerance += t;
     const bool takes_part = settings_.until < 1.0 && head.best.size() < head.units.size();
     int64_t num_entries = 0;
-    std::set<int64_t> chosen;
+    std::vector<int64_t> chosen;
     int64_t cut_unit = -1, cut_entries = 0;
     for (const int64_t u : settings_.cuts_last ? head.order : head.best) {
       const int64_t size = unit(u).size();
       if (settings_.cuts_last ? num_entries >= wanted : num_entries > 0 && num_entries + size > wanted) break;
       if (takes_part) Compare(covered - settings_.until * best, tolerance);
       if (takes_part && covered >= settings_.until * best) break;
-      chosen.insert(u);
+      chosen.push_back(u);
       if (settings_.cuts_last && num_entries + size > wanted) {
         cut_unit = u;
         cut_entries = wanted - num_entries;
       }
       num_entries += size;
+      if (!before.contains(u)) covered += head.weights[static_cast<size_t>(u)];
+    }
+    if (settings_.is_tight) wrong = GiveUp(head, after, chosen);
+    for (const int64_t u : chosen) {
       unit(u).last_used = now();
-      if (before.contains(u)) continue;
-      missing.insert(u);
-      covered += head.weights[static_cast<size_t>(u)];
+      if (!before.contains(u)) missing.insert(u);
     }
     if (settings_.attend == Attend::kSelection) {
-      head.selection = chosen;
-      head.cut_unit = cut_unit;
-      head.cut_entries = cut_entries;
+      head.selection = {chosen.begin(), chosen.end()};
+      const bool is_cut = cut_unit >= 0 && head.selection.contains(cut_unit);
+      head.cut_unit = is_cut ? cut_unit : -1;
+      head.cut_entries = is_cut ? cut_entries : 0;
     }
   }
 
@@ -251,17 +288,18 @@ std::string Retrieval::DecodeHead(size_t head_idx, const Step& step) {
   std::set<int64_t> came, gone;
   std::set_difference(after.begin(), after.end(), before.begin(), before.end(), std::inserter(came, came.end()));
   std::set_difference(before.begin(), before.end(), after.begin(), after.end(), std::inserter(gone, gone.end()));
-  std::string wrong;
-  if (came != missing) wrong = fmt::format("units {} came, {} were missing", came, missing);
-  const auto pool = static_cast<int64_t>(settings_.pool * static_cast<double>(settings_.budget));
+  if (wrong.empty() && came != missing) wrong = fmt::format("units {} came, {} were missing", came, missing);
+  const int64_t pool = std::max(
+      LeastBlocks(), static_cast<int64_t>(std::ceil(settings_.pool * static_cast<double>(settings_.budget) / 16)));
   std::set<int64_t> idle;
   for (const int64_t u : after)
     if (unit(u).last_used < now() && !came.contains(u)) idle.insert(u);
-  if (wrong.empty() && brings_ && entries(after) > pool && !idle.empty())
-    wrong = fmt::format("{} entries are resident, the pool has {}, and units {} are idle", entries(after), pool, idle);
+  if (wrong.empty() && brings_ && blocks(after) > pool && !idle.empty())
+    wrong = fmt::format("{} blocks are resident, the pool has {}, and units {} are idle", blocks(after), pool, idle);
   if (wrong.empty() && !gone.empty()) {
     if (!brings_) wrong = fmt::format("units {} went without a retrieval", gone);
-    if (entries(after) + entries(gone) <= pool) wrong = fmt::format("units {} went though the pool has room", gone);
+    if (blocks(after) + blocks(gone) <= pool && !settings_.is_tight)
+      wrong = fmt::format("units {} went though the pool has room", gone);
     for (const int64_t u : gone)
       for (const int64_t v : idle)
         if (unit(u).last_used > unit(v).last_used && !has_tied_)
@@ -378,6 +416,9 @@ std::string Retrieval::AddUnit(size_t head_idx, std::vector<int32_t> positions, 
   Head& head = heads_[head_idx];
   const auto unit_idx = static_cast<int64_t>(head.units.size());
   if (unit_idx >= table.num_units()) return fmt::format("KV head {}: unit {} is missing", head_idx, positions);
+  if (static_cast<int64_t>(positions.size()) > LeastBlocks() * 16)
+    return fmt::format("KV head {}: unit {} of {} entries does not fit into {} blocks", head_idx, unit_idx,
+                       positions.size(), LeastBlocks());
   const std::span<const int32_t> made = table.positions(unit_idx);
   if (!std::equal(made.begin(), made.end(), positions.begin(), positions.end()))
     return fmt::format("KV head {}: unit {} is {} instead of {}", head_idx, unit_idx, made, positions);

@@ -22,6 +22,7 @@ struct RetrievalSettings {
   Units units = Units::kPages, output_units = Units::kPages;
   int64_t page = 16, output_page = 16;
   int64_t cluster_window = 0;    // prompt entries clustered together; 0: all
+  int64_t cluster_cap = 32;      // most entries of a cluster; 0: what the budget's blocks hold
   int64_t close_every = 32;      // output entries clustered together
   int64_t segment_entries = 64;  // at most
   Index index = Index::kMinMax;
@@ -32,6 +33,9 @@ struct RetrievalSettings {
   double pool = 1.0, until = 1.0, selected = 1.0;
   bool cuts_last = false;
   int64_t next_keys = 0, next_positions = 8;
+  // The fast tier may be too small for the choice: its front part is brought in then, no less than what fills the
+  // budget's blocks (or those of the longest unit).
+  bool is_tight = false;
 };
 
 // One layer's retrieval. Where f32 arithmetic and f16 indexes cannot decide, what really happened is taken over.
@@ -65,6 +69,7 @@ class Retrieval {
     std::vector<double> first, second;  // index vectors
     int64_t last_used = -1;
     int64_t size() const { return static_cast<int64_t>(positions.size()); }
+    int64_t num_blocks() const { return (size() + 15) / 16; }
   };
   struct Head {
     std::vector<std::vector<double>> keys;  // by position
@@ -79,6 +84,8 @@ class Retrieval {
   };
 
   int64_t now() const { return static_cast<int64_t>(queries_.size()) - 1; }
+  int64_t LeastBlocks() const;
+  std::string GiveUp(const Head& head, const std::set<int64_t>& after, std::vector<int64_t>& chosen) const;
   void Weigh(Head& head, size_t head_idx);
   void CompareWeights(const Head& head, int64_t u, int64_t v);
   void Compare(double difference, double tolerance);

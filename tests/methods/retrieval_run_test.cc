@@ -16,6 +16,7 @@
 
 #include "base/rng.h"
 #include "engine/engine.h"
+#include "engine/fast_need.h"
 #include "engine/find_model.h"
 #include "methods/recipe_run.h"
 #include "methods/reference_retrieval.h"
@@ -90,8 +91,9 @@ constexpr int kPlaceDims = 4;
 class Checker {
  public:
   Checker(const Options& options, const RetrievalSettings& settings, const Recording& recording, Dtype dtype,
-          const std::string& slow_tier, const Backend& backend, const char* row = "louis")
-      : recording_(recording), settings_(settings), cx_(backend, 2), tier_(TierKind::kHost) {
+          const std::string& slow_tier, const Backend& backend, const char* row = "louis",
+          size_t fast_bytes = Tier::kUnlimited)
+      : recording_(recording), settings_(settings), cx_(backend, 2), tier_(TierKind::kHost, fast_bytes) {
     auto recipe = Recipe::Create(row, options);
     CACHETTE_CHECK(recipe.ok());
     shape_ = {.num_layers = static_cast<int>(recording.q.size()),
@@ -372,6 +374,63 @@ TEST(RetrievalRun, AttentionReadsWhatTheReferenceReads) {
   EXPECT_LE(total.num_near_ties, total.num_decisions / 100);
 }
 
+// The bytes that the engine asks for before it begins, for two turns of one sequence.
+size_t NeededBytes(const RetrievalSettings& s, const CacheShape& shape, const std::vector<Turn>& turns, int64_t chunk) {
+  int64_t needed = 0, num_held = 0;
+  for (const Turn& turn : turns) {
+    needed = std::max(needed, ComputeFastNeed({.num_retrieving_layers = shape.num_layers,
+                                               .num_kv_heads = shape.num_kv_heads,
+                                               .block_bytes = static_cast<int64_t>(shape.format.block_bytes()),
+                                               .protected_entries = s.sinks + s.window,
+                                               .local_entries = shape.units.local_entries,
+                                               .least_blocks = shape.units.least_blocks,
+                                               .num_held = num_held,
+                                               .num_prompt = turn.num_prompt,
+                                               .num_output = turn.num_output,
+                                               .chunk = chunk})
+                                  .bytes());
+    num_held += turn.num_prompt + turn.num_output;
+  }
+  return static_cast<size_t>(needed);
+}
+
+// In as little of a fast tier as the engine lets begin, nothing fails, and attention reads the best units that fit:
+// whatever fills its blocks badly, down to segments of one entry.
+TEST(RetrievalRun, InTheLeastFastTierAttentionReadsTheBestThatFit) {
+  int64_t num_left_out = 0, num_retrievals = 0;
+  for (int round = 0; round < 40; ++round) {
+    RandomCase random(static_cast<uint64_t>(round) + 500);
+    RetrievalSettings s = random.MakeSettings();
+    s.is_tight = true;
+    s.next_keys = 0;  // guesses are left out first, and are not foreseen
+    s.budget = random.OneOf<int64_t>({16, 17, 64, 100});
+    if (round % 2 == 0) {
+      s.output_units = Units::kSegments;
+      s.segment_entries = random.OneOf<int64_t>({1, 2, 17});
+    }
+    const std::vector<Turn> turns = {{random.OneOf<int64_t>({1, 33, 200, 300}), random.OneOf<int64_t>({60, 150})},
+                                     {random.OneOf<int64_t>({1, 60}), 40}};
+    const int64_t chunk = random.OneOf<int64_t>({16, 33, 64, 1000});
+    const Recording recording = random.MakeRecording(800);
+    const Options options = OptionsOf(s);
+    const auto recipe = Recipe::Create("louis", options);
+    ASSERT_TRUE(recipe.ok());
+    const CacheShape shape = {.num_layers = recording.shape.num_layers,
+                              .num_kv_heads = recording.shape.num_kv_heads,
+                              .format = {Dtype::kF16, recording.shape.head_dim},
+                              .units = recipe->unit_shape()};
+    SCOPED_TRACE(fmt::format("round {} prompts {} and {}, outputs {} and {}, chunk {}{}", round, turns[0].num_prompt,
+                             turns[1].num_prompt, turns[0].num_output, turns[1].num_output, chunk, Describe(options)));
+    Checker checker(options, s, recording, Dtype::kF16, "ram", AllBackends()[0], "louis",
+                    NeededBytes(s, shape, turns, chunk));
+    if (!checker.Run(turns, chunk)) return;
+    num_left_out += checker.stats().entries_left_out;
+    num_retrievals += checker.tally().num_retrievals;
+  }
+  EXPECT_GT(num_left_out, 1000);
+  EXPECT_GT(num_retrievals, 1000);
+}
+
 // The five rows of the table with what they are published with, in a small budget.
 TEST(RetrievalRun, TheRecipesOfTheTableReadWhatTheReferenceReads) {
   RandomCase random(99);
@@ -388,10 +447,12 @@ TEST(RetrievalRun, TheRecipesOfTheTableReadWhatTheReferenceReads) {
   clusterkv.units = clusterkv.output_units = louis.units = plus.units = Units::kClusters;
   clusterkv.index = Index::kMeanKey;
   clusterkv.cuts_last = true;
+  clusterkv.cluster_cap = 0;
   clusterkv.close_every = 320;
   louis.output_units = Units::kSegments;
   louis.index = plus.index = Index::kMeanKeySoftmax;
   louis.trigger = Trigger::kPrevious;
+  plus.cluster_cap = 16;
   plus.trigger = Trigger::kCoverage;
   plus.attend = Attend::kBest;
   plus.pool = 2.0;

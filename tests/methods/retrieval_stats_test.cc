@@ -17,6 +17,7 @@ RetrievalStats Some() {
   stats.bytes_recalled = 5000;
   stats.entries_selected = 400;
   stats.entries_reused = 100;
+  stats.entries_left_out = 40;
   stats.units_made = 77;
   stats.resident_peak_bytes = 900;
   stats.decode_seconds = 2;
@@ -62,6 +63,7 @@ TEST(RetrievalStats, ForksAddUp) {
   EXPECT_EQ(total.bytes_recalled, 15000);
   EXPECT_EQ(total.entries_selected, 1200);
   EXPECT_EQ(total.entries_reused, 300);
+  EXPECT_EQ(total.entries_left_out, 120);
   EXPECT_EQ(total.units_made, 231);
   EXPECT_EQ(total.decode_seconds, 6.0);
   EXPECT_EQ(total.select_seconds, 1.5);

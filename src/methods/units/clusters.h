@@ -45,6 +45,11 @@ class Clusters final : public UnitBuilder {
     return aged.num_entries >= close_every ? close_every : 0;
   }
   int64_t most_open_entries() const override { return close_every - 1; }
+  int64_t longest_unit() const override { return cap * cluster_keys; }
+  int64_t most_padding_blocks(int64_t num_entries) const override {  // one of every cluster
+    const int64_t num_windows = window > 0 ? (num_entries + window - 1) / window : 1;
+    return num_entries / cluster_keys + num_windows;
+  }
   void Group(Context& cx, std::span<KeyGroup> groups, int head_dim) const override {
     std::vector<ops::KMeansProblem> problems;
     for (KeyGroup& group : groups) {

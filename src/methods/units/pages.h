@@ -22,6 +22,7 @@ class Pages final : public UnitBuilder {
     return aged.num_entries >= page_entries ? page_entries : 0;
   }
   int64_t most_open_entries() const override { return page_entries - 1; }
+  int64_t longest_unit() const override { return page_entries; }
   int64_t run_entries() const override { return page_entries; }
 
   int64_t page_entries;

@@ -26,6 +26,8 @@ class Segments final : public UnitBuilder {
     return aged.num_entries >= wanted ? wanted : 0;
   }
   int64_t most_open_entries() const override { return segment_entries - 1; }
+  int64_t longest_unit() const override { return segment_entries; }
+  int64_t most_padding_blocks(int64_t num_entries) const override { return num_entries; }
   int64_t run_entries() const override { return ops::kBlockTokens; }
 
   int64_t segment_entries = 64;
