@@ -53,7 +53,10 @@ def run(arguments, name, flags, samples):
     out = arguments.out / f"{name}.json"
     command = [arguments.program, "eval", "-m", arguments.model, "--lora", arguments.adapter, "-t", "1", "--json",
                "--tasks", arguments.tasks, "--lengths", str(arguments.length), "--samples", str(samples),
-               "--seed", "1", "--protocol", "in-prompt", "--prefill-chunk", str(arguments.chunk), "--recipe"] + flags
+               "--seed", "1", "--protocol", "in-prompt", "--prefill-chunk", str(arguments.chunk)]
+    if arguments.forced:
+        command += ["--reply", "forced", "--forced-tokens", str(arguments.forced)]
+    command += ["--recipe"] + flags
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     if done.returncode != 0:
         return f"{name}: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else done.returncode}"
@@ -86,6 +89,7 @@ def main():
     parser.add_argument("--length", type=int, default=4096)
     parser.add_argument("--chunk", type=int, default=1024)
     parser.add_argument("--samples", type=int, default=12)
+    parser.add_argument("--forced", type=int, default=0, help="feed the reference, so many tokens of it, and count items")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=1e9)
     parser.add_argument("--table", type=pathlib.Path)
