@@ -539,7 +539,7 @@ TEST(Retrieval, ATraceOnlyLooksOn) {
     for (const bool is_traced : {false, true}) {
       const auto session = NewSession(*engine, v);
       if (is_traced) session->TraceRetrieval(true);
-      tokens[is_traced] = Tokens(*engine, *session, RandomTokens(300, 512, 31), NewTokens(150));
+      tokens[is_traced] = Tokens(*engine, *session, RandomTokens(250, 512, 31), NewTokens(60));
       stats[is_traced] = session->retrieval()->stats();
     }
     EXPECT_EQ(tokens[0], tokens[1]);
