@@ -117,7 +117,7 @@ Json RetrievalJson(const RetrievalStats& stats) {
           {"entries_left_out", stats.entries_left_out},
           {"bytes_recalled_per_token", OrNull(has_steps, stats.bytes_recalled_per_token())},
           {"reuse_share", OrNull(stats.entries_selected > 0, stats.reuse_share())},
-          {"oracle_hit_rate", nullptr},
+          {"oracle_hit_rate", OrNull(stats.oracle_read > 0, stats.oracle_hit_rate())},
           {"time_share",
            {{"select", share(stats.select_seconds)},
             {"recall", share(stats.recall_seconds)},

@@ -3,27 +3,21 @@
 #include <algorithm>
 #include <utility>
 
-#include "ops/attention/column_sums.h"
+#include "methods/view_attention.h"
 
 namespace cachette {
 namespace {
 
 using ops::kBlockTokens;
 
-// Positions of the selected units' entries with their attention (negative: most first), in the order of the view.
-// sums: [group_size][num_slots].
+// Positions of the selected units' entries with their attention (negative: most first). They follow first_slot in the
+// view, in order.
 std::vector<std::pair<float, int32_t>> ByAttention(const UnitTable& table, const UnitSelection& selection,
-                                                   const float* sums, int group_size, int64_t num_slots,
-                                                   int64_t first_slot) {
+                                                   const ViewAttention& attention, int64_t first_slot) {
   std::vector<std::pair<float, int32_t>> list;
   for (const int32_t unit_idx : selection.units) {
     int64_t slot = first_slot;
-    for (const int32_t position : table.positions(unit_idx)) {
-      float sum = 0;
-      for (int g = 0; g < group_size; ++g) sum += sums[g * num_slots + slot];
-      list.emplace_back(-sum, position);
-      ++slot;
-    }
+    for (const int32_t position : table.positions(unit_idx)) list.emplace_back(-attention.Sum(slot++), position);
     first_slot += static_cast<int64_t>(table.unit(unit_idx).num_blocks) * kBlockTokens;
   }
   return list;
@@ -39,38 +33,34 @@ void AddPage(int head, const Page& page, uint16_t wanted, size_t first_of_head,
     guesses.push_back({head, page, wanted});
 }
 
+// body(guess, mask of its wanted slots that the selection does not hold) for each with such slots.
+template <class Body>
+void ForUnselected(const SequenceCache& cache, int layer, int kv_head, const UnitSelection& selection,
+                   const Body& body) {
+  const UnitTable& table = cache.units(layer, kv_head);
+  for (const SequenceCache::Guess& guess : cache.guesses(layer, kv_head)) {
+    uint16_t mask = 0;
+    for (int slot = 0; slot < kBlockTokens; ++slot) {
+      if (((guess.wanted >> slot) & 1) == 0) continue;
+      const auto unit_idx = static_cast<int32_t>(table.UnitOf(guess.first_position + slot));
+      if (!selection.Holds(unit_idx)) mask |= static_cast<uint16_t>(1u << slot);
+    }
+    if (mask != 0) body(guess, mask);
+  }
+}
+
 }  // namespace
 
 std::vector<SequenceCache::GuessRef> GuessNext(Context& cx, const SequenceCache& cache, const LayerQueries& queries,
                                                const GuessParams& params) {
-  const int num_kv_heads = cache.shape().num_kv_heads;
-  const int head_dim = cache.shape().format.head_dim;
   const ScratchScope scope(cx.scratch());
-  std::vector<int64_t> begins(static_cast<size_t>(num_kv_heads), 0), ends;
-  for (int head = 0; head < num_kv_heads; ++head) ends.push_back(cache.AttentionRow(queries.layer, head).num_slots);
-  std::vector<ops::ColumnSumRow> rows;
-  for (int head = 0; head < num_kv_heads; ++head) {
-    const auto at = static_cast<size_t>(head);
-    rows.push_back({.kv = cache.AttentionRow(queries.layer, head),
-                    .q = queries.q + static_cast<int64_t>(head) * queries.group_size * head_dim,
-                    .begin_slots = &begins[at],
-                    .end_slots = &ends[at],
-                    .sums = cx.scratch().Array<float>(static_cast<size_t>(queries.group_size * ends[at])).data()});
-  }
-  ops::ColumnSums(cx, {.rows = rows,
-                       .num_queries = 1,
-                       .q_stride = queries.q_stride,
-                       .group_size = queries.group_size,
-                       .head_dim = head_dim,
-                       .scale = queries.scale,
-                       .softcap = queries.softcap});
+  const std::vector<ViewAttention> attention = AttendView(cx, cache, queries);
   std::vector<SequenceCache::GuessRef> guesses;
-  for (int head = 0; head < num_kv_heads; ++head) {
+  for (int head = 0; head < cache.shape().num_kv_heads; ++head) {
     const UnitTable& table = cache.units(queries.layer, head);
     const UnitSelection& selection = params.selections[static_cast<size_t>(head)];
-    const ops::ColumnSumRow& row = rows[static_cast<size_t>(head)];
-    auto by_attention = ByAttention(table, selection, row.sums, queries.group_size, row.kv.num_slots,
-                                    params.num_sink_blocks * kBlockTokens);
+    auto by_attention =
+        ByAttention(table, selection, attention[static_cast<size_t>(head)], params.num_sink_blocks * kBlockTokens);
     const auto num_keys = std::min(static_cast<size_t>(params.next_keys), by_attention.size());
     std::partial_sort(by_attention.begin(), by_attention.begin() + static_cast<int64_t>(num_keys), by_attention.end());
     const size_t first_of_head = guesses.size();
@@ -85,16 +75,19 @@ std::vector<SequenceCache::GuessRef> GuessNext(Context& cx, const SequenceCache&
 }
 
 void ViewGuesses(SequenceCache& cache, int layer, int kv_head, const UnitSelection& selection) {
-  const UnitTable& table = cache.units(layer, kv_head);
-  for (const SequenceCache::Guess& guess : cache.guesses(layer, kv_head)) {
-    uint16_t mask = 0;
-    for (int slot = 0; slot < kBlockTokens; ++slot) {
-      if (((guess.wanted >> slot) & 1) == 0) continue;
-      const auto unit_idx = static_cast<int32_t>(table.UnitOf(guess.first_position + slot));
-      if (!selection.Holds(unit_idx)) mask |= static_cast<uint16_t>(1u << slot);
-    }
-    if (mask != 0) cache.view(kv_head).Add(guess.block.data, mask);
-  }
+  ForUnselected(cache, layer, kv_head, selection, [&](const SequenceCache::Guess& guess, uint16_t mask) {
+    cache.view(kv_head).Add(guess.block.data, mask);
+  });
+}
+
+std::vector<int32_t> GuessedPositions(const SequenceCache& cache, int layer, int kv_head,
+                                      const UnitSelection& selection) {
+  std::vector<int32_t> positions;
+  ForUnselected(cache, layer, kv_head, selection, [&](const SequenceCache::Guess& guess, uint16_t mask) {
+    for (int slot = 0; slot < kBlockTokens; ++slot)
+      if ((mask >> slot) & 1) positions.push_back(guess.first_position + slot);
+  });
+  return positions;
 }
 
 }  // namespace cachette

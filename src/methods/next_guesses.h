@@ -24,5 +24,8 @@ std::vector<SequenceCache::GuessRef> GuessNext(Context& cx, const SequenceCache&
 
 // Adds the guessed entries of a KV head to the layer's view, but for those of units that the selection holds.
 void ViewGuesses(SequenceCache& cache, int layer, int kv_head, const UnitSelection& selection);
+// Their positions, in no order.
+std::vector<int32_t> GuessedPositions(const SequenceCache& cache, int layer, int kv_head,
+                                      const UnitSelection& selection);
 
 }  // namespace cachette

@@ -9,6 +9,7 @@
 
 #include "methods/mean_cosine.h"
 #include "methods/next_guesses.h"
+#include "methods/oracle_hits.h"
 #include "methods/resident_room.h"
 #include "ops/retrieval/best_units.h"
 
@@ -71,7 +72,10 @@ Result<void> RetrievalRun::AfterAttention(Context& cx, SequenceCache& cache, con
   }
   const double start = Now();
   if (pass_.phase == Phase::kDecode) {
-    if (cache.has_view(queries.layer)) stats_.attention_seconds += start - attention_start_;
+    if (cache.has_view(queries.layer)) {
+      stats_.attention_seconds += start - attention_start_;
+      if (recipe_->parts().retrieval->working_set->asks_oracle) CACHETTE_TRY(AskOracle(cx, cache, queries));
+    }
     if (is_retrieving_ && recipe_->parts().retrieval->working_set->next_keys > 0)
       CACHETTE_TRY(StartGuesses(cx, cache, queries));
     is_retrieving_ = false;
@@ -160,9 +164,25 @@ Result<void> RetrievalRun::DecodeView(Context& cx, SequenceCache& cache, const L
       state.retrieval_q.assign(queries.q, queries.q + num_q_heads * head_dim_);
     stats_.num_retrievals += 1;
   }
+  ViewSelection(cx, cache, layer);
+  return Ok();
+}
+
+void RetrievalRun::ViewSelection(Context& cx, SequenceCache& cache, int layer) {
   cache.BeginView(layer, recipe_->num_sink_blocks());
   ForHeads(cx, cache, layer, [&](int64_t head) { ViewHead(cache, layer, static_cast<int>(head)); });
   cache.SealView();
+}
+
+// Looks at everything for a moment, then at the selection again.
+Result<void> RetrievalRun::AskOracle(Context& cx, SequenceCache& cache, const LayerQueries& queries) {
+  cache.EndView();
+  CACHETTE_TRY(const OracleHits hits,
+               CountOracleHits(cx, cache, queries, recipe_->num_sink_blocks(),
+                               {&SelectionOf(queries.layer, 0), static_cast<size_t>(num_kv_heads_)}));
+  stats_.oracle_read += hits.num_read;
+  stats_.oracle_hits += hits.num_hits;
+  ViewSelection(cx, cache, queries.layer);
   return Ok();
 }
 

@@ -67,7 +67,9 @@ class RetrievalRun {
 
   bool Retrieves(const LayerQueries& queries) const;
   Result<void> DecodeView(Context& cx, SequenceCache& cache, const LayerQueries& queries);
+  void ViewSelection(Context& cx, SequenceCache& cache, int layer);
   void ViewHead(SequenceCache& cache, int layer, int head);
+  Result<void> AskOracle(Context& cx, SequenceCache& cache, const LayerQueries& queries);
   bool LacksWhatFits(const SequenceCache& cache, int layer) const;
   void ScoreHeads(Context& cx, SequenceCache& cache, const LayerQueries& queries);
   template <class Body>

@@ -18,6 +18,8 @@ struct RetrievalStats {
   int64_t entries_selected = 0;      // by retrievals, over KV heads
   int64_t entries_reused = 0;        // of them, already resident
   int64_t entries_left_out = 0;      // chosen, but the fast tier had no room for their blocks
+  int64_t oracle_read = 0;           // OracleHits::num_read, where the recipe asks for them
+  int64_t oracle_hits = 0;           // num_hits
   int64_t units_made = 0;            // over layers and KV heads
   int64_t resident_peak_bytes = 0;   // of units, guesses included
   double decode_seconds = 0;         // of decode passes, whole; a shared pass counts for each of its sequences
@@ -42,6 +44,8 @@ struct RetrievalStats {
   double bytes_recalled_per_token() const;
   // Of the entries that retrievals selected, those already resident.
   double reuse_share() const;
+  // Of the unit entries that attention read, those that an oracle would have read in their number.
+  double oracle_hit_rate() const;
 };
 
 }  // namespace cachette

@@ -63,6 +63,10 @@ TEST(RetrievalRun, JsonHasTheFiguresAndBothTiers) {
   EXPECT_GT(retrieval["bytes_recalled_per_token"], 0.0);
   EXPECT_TRUE(retrieval["reuse_share"] >= 0.0 && retrieval["reuse_share"] <= 1.0);
   EXPECT_TRUE(retrieval["oracle_hit_rate"].is_null());
+  const json asked = RunJson("louis", {"--trigger.kind", "stride", "--stride", "8", "--oracle"});
+  EXPECT_EQ(asked["text"], out["text"]);
+  EXPECT_GT(asked["retrieval"]["oracle_hit_rate"], 0.0);
+  EXPECT_LE(asked["retrieval"]["oracle_hit_rate"], 1.0);
   double sum = 0;
   for (const char* phase : {"select", "recall", "attention", "close", "rest"}) {
     EXPECT_TRUE(retrieval["time_share"][phase] >= 0.0 && retrieval["time_share"][phase] <= 1.0) << phase;

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <iterator>
 #include <limits>
 #include <map>
@@ -371,20 +372,49 @@ std::string Retrieval::DecodeHead(size_t head_idx, const Step& step) {
 }
 
 // The positions after the keys that get the most attention, sinks and what is local left aside.
-void Retrieval::Guess(Head& head, size_t head_idx, const std::vector<int32_t>& seen) {
+// Of a KV head's positions, over the group's query heads.
+std::map<int32_t, double> Retrieval::Attention(const Head& head, size_t head_idx,
+                                               const std::vector<int32_t>& positions) const {
   std::map<int32_t, double> attention;
   for (int g = 0; g < shape_.group_size; ++g) {
     const double* q = queries_.back().data() +
                       (static_cast<int64_t>(head_idx) * shape_.group_size + g) * static_cast<int64_t>(shape_.head_dim);
     std::vector<double> weights;
     double highest = -1e300, sum = 0;
-    for (const int32_t p : seen) {
+    for (const int32_t p : positions) {
       weights.push_back(shape_.scale * Dot(q, head.keys[static_cast<size_t>(p)]));
       highest = std::max(highest, weights.back());
     }
     for (double& w : weights) sum += w = std::exp(w - highest);
-    for (size_t i = 0; i < seen.size(); ++i) attention[seen[i]] += weights[i] / sum;
+    for (size_t i = 0; i < positions.size(); ++i) attention[positions[i]] += weights[i] / sum;
   }
+  return attention;
+}
+
+Retrieval::Range Retrieval::OracleHits(const std::vector<std::vector<int32_t>>& seen) const {
+  Range hits;
+  std::vector<int32_t> all(static_cast<size_t>(now() + 1));
+  std::iota(all.begin(), all.end(), 0);
+  for (size_t h = 0; h < heads_.size(); ++h) {
+    std::map<int32_t, double> attention = Attention(heads_[h], h, all);
+    std::vector<std::pair<double, bool>> entries;  // and whether it was read
+    for (const Unit& unit : heads_[h].units)
+      for (const int32_t p : unit.positions)
+        entries.emplace_back(attention[p], std::binary_search(seen[h].begin(), seen[h].end(), p));
+    std::sort(entries.begin(), entries.end(), std::greater<>());
+    const auto num_read = std::count_if(entries.begin(), entries.end(), [](const auto& e) { return e.second; });
+    if (num_read == 0) continue;
+    const double last = entries[static_cast<size_t>(num_read - 1)].first, tolerance = 2e-5 * last + 1e-30;
+    for (const auto& [weight, is_read] : entries) {
+      hits.least += is_read && weight > last + tolerance;
+      hits.most += is_read && weight >= last - tolerance;
+    }
+  }
+  return hits;
+}
+
+void Retrieval::Guess(Head& head, size_t head_idx, const std::vector<int32_t>& seen) {
+  std::map<int32_t, double> attention = Attention(head, head_idx, seen);
   std::vector<std::pair<double, int32_t>> ranked;
   std::set<int32_t> of_selected;
   for (const int64_t u : head.selection) {

@@ -3,6 +3,7 @@
 // double precision, without blocks, tiers or copies. Clusters are taken as they were made; everything else is derived.
 
 #include <cstdint>
+#include <map>
 #include <set>
 #include <string>
 #include <vector>
@@ -58,6 +59,13 @@ class Retrieval {
   std::string CloseOutput(const std::vector<const UnitTable*>& tables);
   std::string ClosePrompt(bool is_last_chunk, const std::vector<const UnitTable*>& tables);
 
+  // How many entries of units that attention read are among as many with the most attention, over KV heads; a range
+  // where f32 cannot tell. To be asked after Decode. seen: as Step's.
+  struct Range {
+    int64_t least = 0, most = 0;
+  };
+  Range OracleHits(const std::vector<std::vector<int32_t>>& seen) const;
+
   int64_t num_decisions() const { return num_decisions_; }
   int64_t num_near_ties() const { return num_near_ties_; }
   int64_t num_retrievals() const { return num_retrievals_; }
@@ -92,6 +100,7 @@ class Retrieval {
   bool Fires(const std::vector<std::set<int64_t>>& residents);
   double Cosine(const std::vector<double>& other) const;
   std::string DecodeHead(size_t head_idx, const Step& step);
+  std::map<int32_t, double> Attention(const Head& head, size_t head_idx, const std::vector<int32_t>& positions) const;
   void Guess(Head& head, size_t head_idx, const std::vector<int32_t>& seen);
   std::string AddRuns(int64_t first, int64_t end, int64_t length, const std::vector<const UnitTable*>& tables);
   std::string AddClusters(int64_t first, int64_t end, const std::vector<const UnitTable*>& tables);

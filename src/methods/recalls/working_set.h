@@ -35,6 +35,8 @@ class WorkingSet final : public Part {
     v(cuts_last, "cut_last", "use the budget up with a part of one more unit");
     v(next_keys, "next_keys", "keys of largest attention whose following positions are fetched too, for the next step");
     v(next_positions, "next_positions", "positions after each of them");
+    v(asks_oracle, "oracle",
+      "count at every step how many of the entries read an oracle would have read too; slow, for measurements");
     v(dense_layers, "dense_layers", "first layers that keep every entry in the fast tier");
   }
   Result<void> Prepare(const CacheShape& shape) override {
@@ -66,6 +68,7 @@ class WorkingSet final : public Part {
   int64_t next_keys;
   int64_t next_positions = 8;
   int64_t dense_layers;
+  bool asks_oracle = false;
 };
 
 }  // namespace cachette
