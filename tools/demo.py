@@ -13,7 +13,7 @@ import textwrap
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 DEMO = REPOSITORY / "examples" / "demo"
-RECIPES = [["--recipe", "full"], ["--recipe", "louis+", "--budget", "512"]]
+RECIPES = [["--recipe", "full"], ["--recipe", "louis+", "--budget", "1024"]]
 ANSWER_TOKENS = 24  # a sentence; a model of 135 million parameters rambles after it
 COLUMN = 44
 

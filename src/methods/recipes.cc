@@ -313,7 +313,8 @@ const std::array<RecipeRow, 17> kRows = {{
      .summary = "clusters of similar keys by the query's product with their means, chosen for every token (ClusterKV)",
      .needs = "the query before attention",
      .frees = kOffloaded,
-     .deviations = "one list per KV head, the mean over its query heads; k-means of cells first (two_level)",
+     .deviations = "one list per KV head, the mean over its query heads; k-means of cells first (two_level); a cluster "
+                   "longer than the blocks of the budget is cut",
      .allows_cache_positions = false,
      .places = {.budget = 512},
      .make_parts =
@@ -346,9 +347,8 @@ const std::array<RecipeRow, 17> kRows = {{
      .summary = "as louis, chosen when the working set covers too little, from a larger pool, neighbours ahead",
      .needs = "the query before attention",
      .frees = kOffloaded,
-     .deviations = "our composition: coverage trigger, a pool of two budgets of which attention reads the best, "
-                   "guesses of the next "
-                   "positions",
+     .deviations = "our composition: coverage trigger, partial refresh, a pool of two budgets of which attention reads "
+                   "the best, guesses of the next positions",
      .allows_cache_positions = false,
      .places = {.budget = 512},
      .make_parts =
@@ -359,7 +359,7 @@ const std::array<RecipeRow, 17> kRows = {{
                              .trigger = "coverage",
                              .clusters = {.cap = 1},
                              .least_coverage = 0.9,
-                             .working_set = {.attend = "best", .pool = 2.0, .next_keys = 4}});
+                             .working_set = {.attend = "best", .pool = 2.0, .until = 0.98, .next_keys = 4}});
          },
      .apply_budget = nullptr},
 }};
