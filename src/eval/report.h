@@ -14,8 +14,8 @@ namespace cachette {
 nlohmann::ordered_json RecordJson(const AnswerRecord& record, const EvalOptions& options);
 
 // Per family exact_match, prefix_share, samples, answers, prompt_tokens_median, footprint, peak, retrieval, timings;
-// under "lengths" the same for each length. Footprint and peak are means of the answers' own (mean of ratios); retrieval
-// is of all decode steps together, those of the questions included (RetrievalJson).
+// under "lengths" the same for each length. Footprint and peak are means of the answers' own (mean of ratios);
+// retrieval is of all decode steps together, those of the questions included (RetrievalJson).
 nlohmann::ordered_json TasksJson(std::span<const AnswerRecord> records);
 // The same figures over all records.
 nlohmann::ordered_json TotalsJson(std::span<const AnswerRecord> records);
