@@ -173,7 +173,9 @@ class SequenceCache {
   int64_t HeldBytes() const;                                   // blocks of all streams
 
  private:
-  size_t StreamIdx(int layer, int kv_head) const { return static_cast<size_t>(layer * shape_.num_kv_heads + kv_head); }
+  size_t StreamIdx(int layer, int kv_head) const {
+    return static_cast<size_t>(int64_t{layer} * shape_.num_kv_heads + kv_head);
+  }
 
   Result<void> AddEverythingToView(int layer);
   Result<std::vector<const std::byte*>> PendingBlocks(Context& cx, int layer, int kv_head, int64_t num_pages) const;

@@ -30,7 +30,7 @@ void MakeRoom(SequenceCache& cache, const PassInfo& pass, size_t num_bytes, std:
   if (lacking == 0) return;
   const int num_kv_heads = cache.shape().num_kv_heads;
   const auto selection_of = [&](int layer, int head) -> UnitSelection& {
-    return selections[static_cast<size_t>(layer * num_kv_heads + head)];
+    return selections[static_cast<size_t>(int64_t{layer} * num_kv_heads + head)];
   };
   std::vector<Leaver> leavers;
   for (int layer = 0; layer < cache.shape().num_layers; ++layer)

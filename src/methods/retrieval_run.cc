@@ -26,7 +26,7 @@ RetrievalRun::RetrievalRun(std::shared_ptr<const Recipe> recipe, const CacheShap
       num_kv_heads_(shape.num_kv_heads),
       head_dim_(shape.format.head_dim) {
   layers_.resize(static_cast<size_t>(shape.num_layers));
-  selections_.resize(static_cast<size_t>(shape.num_layers * num_kv_heads_));
+  selections_.resize(static_cast<size_t>(int64_t{shape.num_layers} * num_kv_heads_));
   heads_.resize(static_cast<size_t>(num_kv_heads_));
   stats_.num_kv_heads = num_kv_heads_;
 }

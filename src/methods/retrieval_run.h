@@ -86,7 +86,7 @@ class RetrievalRun {
   Result<void> StartGuesses(Context& cx, SequenceCache& cache, const LayerQueries& queries);
   void BookPass(SequenceCache& cache);
   UnitSelection& SelectionOf(int layer, int head) {
-    return selections_[static_cast<size_t>(layer * num_kv_heads_ + head)];
+    return selections_[static_cast<size_t>(int64_t{layer} * num_kv_heads_ + head)];
   }
 
   std::shared_ptr<const Recipe> recipe_;
