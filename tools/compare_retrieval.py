@@ -16,17 +16,14 @@ import pathlib
 import subprocess
 import time
 
-PARTIAL = ["--attend", "best", "--until"]
-
 
 def configurations(budget, prev_taus, last_taus):
     """(name, what it is, flags), the most telling first."""
     common = ["--budget", str(budget), "--dense-layers", "0"]
     every = ["louis", *common, "--trigger.kind", "every"]
     yield "full", "full cache", ["full"]
-    yield "louis+", "`louis+`", ["louis+", *common]
-    partial = ["louis+", *common, "--until", "0.98"]
-    yield "louis+-partial", "`louis+`, until 0.98", partial
+    plus = ["louis+", *common]
+    yield "louis+", "`louis+`", plus
     yield "every", "`louis` units, every step", every
     yield "coverage", "`louis` units, `coverage` 0.8", ["louis", *common, "--trigger.kind", "coverage"]
     if last_taus:
@@ -38,16 +35,19 @@ def configurations(budget, prev_taus, last_taus):
     yield "clusterkv", "`clusterkv`, T/80", ["clusterkv", *common]
     yield "clusterkv-16", "`clusterkv`, T/16", ["clusterkv", *common, "--units.cluster-keys", "16"]
     yield "stride", "`louis` units, every 4th step", ["louis", *common, "--trigger.kind", "stride", "--stride", "4"]
-    yield "partial", "coverage 0.8, until 0.9", ["louis", *common, "--trigger.kind", "coverage", *PARTIAL, "0.9"]
-    yield "pool", "coverage 0.9, until 0.98, pool 2", [*partial, "--next-keys", "0"]
-    yield "louis+-windows", "`louis+`, until 0.98, windows of 1K", [*partial, "--units.cluster-window", "1024",
+    yield "louis+-8", "`louis+`, clusters of 8, pool of 4", [*plus, "--units.cluster-keys", "8", "--pool", "4"]
+    yield "louis+-32", "`louis+`, clusters of 32", [*plus, "--units.cluster-keys", "32"]
+    yield "louis+-pages", "`louis+`, pages of 16", [*plus, "--units.kind", "pages"]
+    yield "louis+-windows", "`louis+`, windows of 1K", [*plus, "--units.cluster-window", "1024",
                                                        "--units.two-level=false"]
-    yield "louis+-pages", "`louis+`, until 0.98, pages of 16", [*partial, "--units.kind", "pages"]
-    yield "louis+-8", "`louis+`, until 0.98, clusters of 8", [*partial, "--units.cluster-keys", "8"]
+    yield "louis+-all", "`louis+`, until 1", [*plus, "--until", "1"]
+    yield "louis+-95", "`louis+`, until 0.95", [*plus, "--until", "0.95"]
+    yield "louis+-eager", "`louis+`, least coverage 0.95", [*plus, "--least-coverage", "0.95"]
+    yield "louis+-alone", "`louis+`, no guesses", [*plus, "--next-keys", "0"]
 
 
 # Family -> samples, questions on each.
-AMOUNTS = {"kv": (4, 8), "niah": (4, 6), "path": (4, 2), "tsv": (2, 1), "walk": (4, 2)}
+AMOUNTS = {"kv": (4, 8), "niah": (4, 6), "path": (4, 3), "tsv": (2, 2), "walk": (2, 2)}
 
 
 def run(arguments, out, flags, length, family):
@@ -71,7 +71,7 @@ def tables(arguments):
     text = ""
     for length in map(int, arguments.lengths.split(",")):
         text += f"\n{length} tokens, budget {arguments.budget}\n\n| method | " + " | ".join(families)
-        text += " | retrievals per token and layer | entries copied per token and KV head | reuse |\n"
+        text += " | retrievals per token and layer | entries copied per token and KV head after the first fill | reuse |\n"
         text += "| --- |" + " --- |" * (len(families) + 3) + "\n"
         for name, label, _ in configurations(arguments.budget, arguments.prev_taus, arguments.last_taus):
             cells, retrievals = [], []
@@ -87,7 +87,7 @@ def tables(arguments):
             if not any(cells):
                 continue
             mean = lambda key: sum(r[key] for r in retrievals) / len(retrievals) if retrievals else None
-            for key, form in (("retrievals_per_token", "{:.2f}"), ("entries_copied_per_token", "{:.1f}"),
+            for key, form in (("retrievals_per_token", "{:.2f}"), ("entries_copied_after_fill", "{:.1f}"),
                               ("reuse_share", "{:.2f}")):
                 cells.append(form.format(mean(key)) if retrievals and all(r.get(key) is not None for r in retrievals)
                              else "-")
