@@ -10,12 +10,11 @@
 namespace cachette {
 namespace {
 
+using ops::BlocksFor;
 using ops::kBlockTokens;
 using ops::kCodedEntries;
 
 constexpr int kPlacesOfCoded = kCodedEntries / kBlockTokens;  // of a coded block in the list of blocks
-
-constexpr int64_t BlocksFor(int64_t num_slots) { return (num_slots + kBlockTokens - 1) / kBlockTokens; }
 
 // Bits [begin, end) of a block's mask.
 uint16_t MaskBits(int64_t begin, int64_t end) { return static_cast<uint16_t>(((1u << (end - begin)) - 1u) << begin); }

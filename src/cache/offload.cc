@@ -1,4 +1,4 @@
-// SequenceCache between two tiers: entries leave for the slow one, units come back, attention reads a view.
+// SequenceCache towards the slow tier: entries leave as pages, pages become units.
 
 #include <algorithm>
 #include <cstring>
@@ -9,6 +9,7 @@
 
 namespace cachette {
 
+using ops::BlocksFor;
 using ops::kBlockTokens;
 
 Result<OffloadedEntries> SequenceCache::Offload(int layer, int kv_head, int64_t first_rank, int64_t num_entries,
@@ -16,7 +17,7 @@ Result<OffloadedEntries> SequenceCache::Offload(int layer, int kv_head, int64_t 
   HeadStream& from = stream(layer, kv_head);
   CACHETTE_CHECK(num_entries > 0 && first_rank >= 0 && first_rank + num_entries <= from.num_live());
   const size_t block_bytes = shape_.format.block_bytes();
-  const int64_t num_blocks = (num_entries + kBlockTokens - 1) / kBlockTokens;
+  const int64_t num_blocks = BlocksFor(num_entries);
   const SlotRange range{from.SlotOfRank(first_rank), from.SlotOfRank(first_rank + num_entries - 1) + 1};
   OffloadedEntries out;
   const bool is_whole =
@@ -49,111 +50,6 @@ Result<OffloadedEntries> SequenceCache::Offload(int layer, int kv_head, int64_t 
   });
   from.Evict({&range, 1});
   return out;
-}
-
-Result<void> SequenceCache::Recall(int layer, std::span<const UnitRef> refs) {
-  std::vector<RecordRead> reads;
-  for (const UnitRef& ref : refs) CACHETTE_TRY(units(layer, ref.kv_head).MakeResident(ref.unit_idx, reads));
-  return slow_->Read(reads);
-}
-
-void SequenceCache::BeginView(int layer, int64_t num_sink_blocks) {
-  viewed_layer_ = layer;
-  num_sink_blocks_ = num_sink_blocks;
-  for (int head = 0; head < shape_.num_kv_heads; ++head) {
-    AttentionView& of_head = view(head);
-    of_head.blocks.clear();
-    of_head.live_masks.clear();
-    const HeadStream& local = stream(layer, head);
-    for (int64_t b = 0; b < num_sink_blocks; ++b)
-      of_head.Add(local.blocks()[b], local.live_masks()[static_cast<size_t>(b)]);
-  }
-}
-
-void SequenceCache::ViewResident(int layer, int kv_head, int64_t unit_idx) {
-  const UnitTable& table = units(layer, kv_head);
-  const std::span<const Block> blocks = table.blocks(unit_idx);
-  for (size_t b = 0; b < blocks.size(); ++b)
-    view(kv_head).Add(blocks[b].data, UnitBlockMask(table.unit(unit_idx).num_entries, static_cast<int64_t>(b)));
-}
-
-Result<void> SequenceCache::ViewEverything(int layer) {
-  Result<void> result = AddEverythingToView(layer);
-  if (!result.ok()) EndView();
-  if (!staged_.empty()) BookHeld();  // while they are there
-  return result;
-}
-
-// body(kv_head, record, live mask) for every unit's and pending page's record of the layer, in the order of the view.
-template <class Body>
-void SequenceCache::ForUnitRecords(int layer, const Body& body) const {
-  for (int head = 0; head < shape_.num_kv_heads; ++head) {
-    const UnitTable& table = units(layer, head);
-    for (int64_t u = 0; u < table.num_units(); ++u) {
-      const std::span<const int64_t> records = table.records(u);
-      for (size_t b = 0; b < records.size(); ++b)
-        body(head, records[b], UnitBlockMask(table.unit(u).num_entries, static_cast<int64_t>(b)));
-    }
-    for (const Page& page : table.pending()) body(head, page.record, uint16_t{0xffff});
-  }
-}
-
-size_t SequenceCache::BytesToStage(int layer) const {
-  size_t num_blocks = 0;
-  ForUnitRecords(layer,
-                 [&](int, int64_t record, uint16_t) { num_blocks += slow_->InPlace(record) == nullptr ? 1 : 0; });
-  return num_blocks * shape_.format.block_bytes();
-}
-
-Result<void> SequenceCache::AddEverythingToView(int layer) {
-  std::vector<RecordRead> reads;
-  Result<void> room = Ok();
-  ForUnitRecords(layer, [&](int head, int64_t record, uint16_t mask) {
-    const std::byte* data = slow_->InPlace(record);
-    if (data == nullptr && room.ok()) {
-      const Result<Block> block = tier_->Allocate(shape_.format.block_bytes());
-      if (block.ok()) {
-        staged_.push_back(*block);
-        reads.push_back({record, block->data});
-        data = block->data;
-      } else {
-        room = block.failure();
-      }
-    }
-    view(head).Add(data, mask);
-  });
-  CACHETTE_TRY(std::move(room));
-  return reads.empty() ? Ok() : slow_->Read(reads);
-}
-
-void SequenceCache::SealView() {
-  for (int head = 0; head < shape_.num_kv_heads; ++head) {
-    AttentionView& of_head = view(head);
-    const HeadStream& local = stream(viewed_layer_, head);
-    CACHETTE_CHECK(local.num_blocks() > num_sink_blocks_);  // else the last block would not be the stream's
-    for (int64_t b = num_sink_blocks_; b < local.num_blocks(); ++b)
-      of_head.Add(local.blocks()[b], local.live_masks()[static_cast<size_t>(b)]);
-    of_head.num_slots = static_cast<int64_t>(of_head.blocks.size()) * kBlockTokens -
-                        (local.num_blocks() * kBlockTokens - local.num_slots());
-  }
-}
-
-void SequenceCache::EndView() {
-  viewed_layer_ = -1;
-  for (const Block& block : staged_) tier_->Release(shape_.format.block_bytes(), block.id);
-  staged_.clear();
-}
-
-ops::KvRow SequenceCache::AttentionRow(int layer, int kv_head) const {
-  const HeadStream& local = stream(layer, kv_head);
-  ops::KvRow row = local.Row();
-  if (!has_view(layer)) return row;
-  const AttentionView& of_head = view(kv_head);
-  row.blocks = of_head.blocks.data();
-  row.live_masks = of_head.live_masks.data();
-  row.positions = nullptr;
-  row.num_slots = of_head.num_slots;
-  return row;
 }
 
 Result<void> SequenceCache::LoadPendingKeys(Context& cx, int layer, int kv_head, int64_t num_pages,
@@ -220,7 +116,7 @@ Result<void> SequenceCache::MakeUnits(Context& cx, int layer, int kv_head, int64
   int64_t num_blocks = 0;
   for (size_t u = 0; u < members.size(); ++u) {
     first_block[u] = num_blocks;
-    num_blocks += (static_cast<int64_t>(members[u].size()) + kBlockTokens - 1) / kBlockTokens;
+    num_blocks += BlocksFor(static_cast<int64_t>(members[u].size()));
   }
   const ScratchScope scope(cx.scratch());
   CACHETTE_TRY(const std::vector<const std::byte*> from, PendingBlocks(cx, layer, kv_head, num_pages));
@@ -254,52 +150,6 @@ Result<void> SequenceCache::MakeUnits(Context& cx, int layer, int kv_head, int64
   }
   table.SettlePending(num_pages, keeps_pages);
   return Ok();
-}
-
-void SequenceCache::DropGuesses(int layer) {
-  ReadTicket& reading = guess_reads_[static_cast<size_t>(layer)];
-  slow_->Discard(reading);
-  reading = {};
-  for (int head = 0; head < shape_.num_kv_heads; ++head) {
-    std::vector<Guess>& of_head = guesses_[StreamIdx(layer, head)];
-    for (const Guess& guess : of_head) tier_->Release(shape_.format.block_bytes(), guess.block.id);
-    of_head.clear();
-  }
-}
-
-Result<void> SequenceCache::StartGuesses(int layer, std::span<const GuessRef> guesses) {
-  DropGuesses(layer);
-  std::vector<RecordRead> reads;
-  for (const GuessRef& guess : guesses) {
-    Result<Block> block = tier_->Allocate(shape_.format.block_bytes());
-    if (!block.ok()) break;  // a guess may be left out
-    guesses_[StreamIdx(layer, guess.kv_head)].push_back({*block, guess.page.first_position, guess.wanted});
-    reads.push_back({guess.page.record, block->data});
-  }
-  if (reads.empty()) return Ok();
-  CACHETTE_TRY(guess_reads_[static_cast<size_t>(layer)], slow_->StartRead(reads));
-  return Ok();
-}
-
-Result<void> SequenceCache::SettleGuesses(int layer) {
-  ReadTicket& reading = guess_reads_[static_cast<size_t>(layer)];
-  Result<void> done = slow_->Wait(reading);
-  reading = {};
-  return done;
-}
-
-void SequenceCache::BookHeld() {
-  int64_t fast = 0, slow_copies = 0;
-  for (const UnitTable& table : tables_) {
-    fast += table.resident_blocks() * static_cast<int64_t>(shape_.format.block_bytes()) + table.metadata_bytes();
-    slow_copies += table.slow_blocks() * static_cast<int64_t>(shape_.format.block_bytes()) -
-                   table.num_entries() * static_cast<int64_t>(shape_.format.entry_bytes());
-  }
-  size_t num_copies = staged_.size();
-  for (const std::vector<Guess>& of_head : guesses_) num_copies += of_head.size();
-  fast += static_cast<int64_t>(num_copies * shape_.format.block_bytes());
-  ledger_.SetMetadataBytes(fast);
-  ledger_.SetMetadataBytes(slow_->kind(), slow_copies);
 }
 
 }  // namespace cachette

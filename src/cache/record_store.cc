@@ -3,10 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 #include <iterator>
 #include <new>
 
+#include "base/clock.h"
 #include "cache/disk_store.h"
 #include "cache/ram_store.h"
 
@@ -26,13 +26,13 @@ uint64_t Checksum(const std::byte* bytes, size_t num_bytes) { return XXH3_64bits
 class Stopwatch {
  public:
   explicit Stopwatch(double& seconds) : seconds_(seconds) {}
-  ~Stopwatch() { seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count(); }
+  ~Stopwatch() { seconds_ += SecondsSince(begin_); }
   Stopwatch(const Stopwatch&) = delete;
   Stopwatch& operator=(const Stopwatch&) = delete;
 
  private:
   double& seconds_;
-  std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
+  Clock::time_point begin_ = Clock::now();
 };
 
 Failure NoMemory(std::string_view purpose) {

@@ -7,6 +7,7 @@
 namespace cachette {
 namespace {
 
+using ops::BlocksFor;
 using ops::kBlockTokens;
 
 constexpr int64_t kIndexUnits = 16;  // units of an index block
@@ -88,8 +89,8 @@ const Page* UnitTable::Find(int32_t position) const {
 }
 
 int64_t UnitTable::AddUnit(std::span<const int32_t> positions, std::span<const int64_t> records) {
-  CACHETTE_CHECK(!positions.empty() && static_cast<int64_t>(records.size()) ==
-                                           (static_cast<int64_t>(positions.size()) + kBlockTokens - 1) / kBlockTokens);
+  CACHETTE_CHECK(!positions.empty() &&
+                 static_cast<int64_t>(records.size()) == BlocksFor(static_cast<int64_t>(positions.size())));
   const int64_t unit_idx = num_units();
   units_.push_back({static_cast<int64_t>(positions_.size()), static_cast<int64_t>(records_.size()),
                     static_cast<int32_t>(positions.size()), static_cast<int32_t>(records.size())});
@@ -176,7 +177,7 @@ std::span<const Block> UnitTable::blocks(int64_t unit_idx) const {
 int64_t UnitTable::slow_blocks() const { return static_cast<int64_t>(records_.size() + pages_.size()) - num_shared_; }
 
 int64_t UnitTable::padding_blocks() const {
-  return static_cast<int64_t>(records_.size() + pending().size()) - (num_entries() + kBlockTokens - 1) / kBlockTokens;
+  return static_cast<int64_t>(records_.size() + pending().size()) - BlocksFor(num_entries());
 }
 
 int64_t UnitTable::metadata_bytes() const {

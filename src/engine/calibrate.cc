@@ -9,7 +9,7 @@
 #include <optional>
 
 #include "io/write_file.h"
-#include "methods/mean_cosine.h"
+#include "methods/retrieval/mean_cosine.h"
 
 namespace cachette {
 namespace {

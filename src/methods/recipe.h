@@ -12,8 +12,8 @@
 #include "base/result.h"
 #include "methods/part.h"
 #include "methods/protects/sink_window.h"
-#include "methods/recalls/working_set.h"
-#include "methods/retrieval_part.h"
+#include "methods/retrieval/retrieval_part.h"
+#include "methods/retrieval/working_set.h"
 
 namespace cachette {
 

@@ -11,7 +11,7 @@
 
 #include "cache/layer_observer.h"
 #include "methods/recipe.h"
-#include "methods/retrieval_run.h"
+#include "methods/retrieval/retrieval_run.h"
 
 namespace cachette {
 

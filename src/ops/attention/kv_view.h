@@ -9,6 +9,7 @@
 namespace cachette::ops {
 
 inline constexpr int kBlockTokens = 16;  // slots of a block: one AVX-512 register of f32 scores
+constexpr int64_t BlocksFor(int64_t num_slots) { return (num_slots + kBlockTokens - 1) / kBlockTokens; }
 
 // Storage form of the entries of a block. Layout of one block, with e = bytes of dtype:
 //   keys   [head_dim][kBlockTokens]   transposed, so that 16 keys meet one query element in one register

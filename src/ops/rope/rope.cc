@@ -74,7 +74,7 @@ void RotateBlockKeys(Context& cx, const RopeAngles& angles, const KvRow& kv, std
   const RopeKernels kernels = KernelsOf(cx);
   const int num_pairs = angles.rotary_dim / 2;
   const size_t half = kv.format.values_offset_bytes();
-  const int64_t num_blocks = (kv.num_slots + kBlockTokens - 1) / kBlockTokens;
+  const int64_t num_blocks = BlocksFor(kv.num_slots);
   ForItems(cx, num_blocks, 2 * kBlockTokens * kv.format.head_dim, [&](int64_t b) {
     const int64_t slot = b * kBlockTokens;
     kernels.rotate_block({kv.blocks[b], out_blocks[b], kv.format.dtype,
