@@ -12,7 +12,7 @@
 namespace cachette {
 namespace {
 
-const std::vector<std::string> kProtocolNames = {"in-prompt", "as-decode"};
+const std::vector<std::string> kProtocolNames = {"in-prompt", "as-decode", "in-turn"};
 
 Result<Protocol> ParseProtocol(std::string name) {
   std::replace(name.begin(), name.end(), '_', '-');
@@ -53,12 +53,17 @@ class SampleRun {
 
   // Answers question i in record, whose names and texts are set. False when it was cancelled.
   Result<bool> AskInPrompt(const EncodedSample& sample, size_t i, AnswerRecord& record);
-  // Prefills what all questions share; then AskAsDecode for each. False when it was cancelled.
+  // Prefills what all questions share; then one of the next two for each. False when it was cancelled.
   Result<bool> PrefillContext(const EncodedSample& sample);
   Result<bool> AskAsDecode(const EncodedSample& sample, size_t i, AnswerRecord& record);
+  Result<bool> AskInTurn(const EncodedSample& sample, size_t i, AnswerRecord& record);
 
  private:
+  bool EndsLine(int32_t token) const {
+    return !tokenizer_.IsControl(token) && std::string_view(tokenizer_.TokenBytes(token)).ends_with('\n');
+  }
   bool IsCancelled() const { return cancel_ != nullptr && cancel_->load(std::memory_order_relaxed); }
+  Result<bool> FeedQuestion(Session& session, const EncodedSample& sample, size_t i, AnswerRecord& record);
   Result<bool> Reply(Session& session, const EncodedSample& sample, size_t i, Clock::time_point start,
                      AnswerRecord& record);
   Result<bool> FreeReply(Session& session, int64_t limit, Clock::time_point start, AnswerRecord& record);
@@ -71,7 +76,8 @@ class SampleRun {
   const std::atomic<bool>* cancel_;
   std::unique_ptr<Session> context_;
   double context_seconds_ = 0;
-  std::vector<float> logits_;  // [vocab_size], of the last token seen
+  bool is_line_begun_ = false;  // the last reply ended its line
+  std::vector<float> logits_;   // [vocab_size], of the last token seen
 };
 
 Result<bool> SampleRun::Reply(Session& session, const EncodedSample& sample, size_t i, Clock::time_point start,
@@ -117,6 +123,7 @@ Result<bool> SampleRun::ForcedReply(Session& session, const Question& question, 
       said.clear();
     }
     CACHETTE_TRY(engine_.DecodeStep(sessions, {&token, 1}, is_last ? nullptr : logits_.data()));
+    is_line_begun_ = EndsLine(token);
     if (IsCancelled() && !is_last) return false;
   }
   record.decode_seconds = SecondsBetween(first_time, Clock::now());
@@ -149,6 +156,7 @@ Result<bool> SampleRun::FreeReply(Session& session, int64_t limit, Clock::time_p
     }
     const bool is_last = record.stop != ReplyStop::kMaxNewTokens || record.generated_tokens == limit;
     CACHETTE_TRY(engine_.DecodeStep(sessions, {&token, 1}, is_last ? nullptr : logits_.data()));
+    is_line_begun_ = EndsLine(token);
     if (is_last) break;
     if (IsCancelled()) return false;
   }
@@ -188,7 +196,31 @@ Result<bool> SampleRun::PrefillContext(const EncodedSample& sample) {
 
 Result<bool> SampleRun::AskAsDecode(const EncodedSample& sample, size_t i, AnswerRecord& record) {
   CACHETTE_TRY(const std::unique_ptr<Session> session, engine_.Fork(*context_));
-  Session* const sessions[] = {session.get()};
+  CACHETTE_TRY(const bool is_done, FeedQuestion(*session, sample, i, record));
+  if (is_done && record.retrieval && i > 0) record.retrieval = record.retrieval->Since(context_->retrieval()->stats());
+  return is_done;
+}
+
+Result<bool> SampleRun::AskInTurn(const EncodedSample& sample, size_t i, AnswerRecord& record) {
+  std::optional<RetrievalStats> before;
+  if (i > 0) {
+    if (context_->retrieval() != nullptr) before = context_->retrieval()->stats();
+    if (!is_line_begun_) {
+      CACHETTE_TRY(const std::vector<int32_t> line_end,
+                   tokenizer_.Encode("\n", {.add_special = false, .parse_special = false}));
+      Session* const sessions[] = {context_.get()};
+      for (const int32_t token : line_end) CACHETTE_TRY(engine_.DecodeStep(sessions, {&token, 1}, nullptr));
+    }
+    record.prompt_tokens = context_->cache().num_tokens() + static_cast<int64_t>(sample.questions[i].size());
+  }
+  CACHETTE_TRY(const bool is_done, FeedQuestion(*context_, sample, i, record));
+  if (is_done && before) record.retrieval = record.retrieval->Since(*before);
+  return is_done;
+}
+
+// The question, then the reply, token by token.
+Result<bool> SampleRun::FeedQuestion(Session& session, const EncodedSample& sample, size_t i, AnswerRecord& record) {
+  Session* const sessions[] = {&session};
   const std::vector<int32_t>& question = sample.questions[i];
   const Clock::time_point start = Clock::now();
   for (size_t t = 0; t < question.size(); ++t) {
@@ -198,9 +230,8 @@ Result<bool> SampleRun::AskAsDecode(const EncodedSample& sample, size_t i, Answe
   record.prefill_seconds = context_seconds_;
   record.prefilled_tokens = static_cast<int64_t>(sample.context.size());
   record.question_seconds = SecondsBetween(start, Clock::now());
-  CACHETTE_TRY(const bool is_done, Reply(*session, sample, i, start, record));
+  CACHETTE_TRY(const bool is_done, Reply(session, sample, i, start, record));
   record.ttft_seconds += context_seconds_;
-  if (record.retrieval && i > 0) record.retrieval = record.retrieval->Since(context_->retrieval()->stats());
   return is_done;
 }
 
@@ -300,7 +331,12 @@ Result<EvalResult> RunEval(Engine& engine, const std::shared_ptr<const Recipe>& 
   for (const std::string& name : options.tasks) {
     CACHETTE_TRY(const Task* const task, FindTask(name));
     for (const int64_t length : options.lengths) {
-      cells.push_back({task, {length, MaxTokens(engine, *recipe), options.questions, options.seed, 0}});
+      cells.push_back({task,
+                       {.length = length,
+                        .max_tokens = MaxTokens(engine, *recipe),
+                        .num_questions = options.questions,
+                        .seed = options.seed,
+                        .is_in_turn = protocol == Protocol::kInTurn}});
       // A length that does not do is known before the first pass.
       CACHETTE_TRY(const EncodedSample first, MakeSample(*task, *tokenizer, cells.back().request));
       num_total += options.samples * static_cast<int64_t>(first.questions.size());
@@ -312,14 +348,15 @@ Result<EvalResult> RunEval(Engine& engine, const std::shared_ptr<const Recipe>& 
   const auto run_sample = [&](const Task& task, const SampleRequest& request) -> Result<bool> {
     CACHETTE_TRY(const EncodedSample sample, MakeSample(task, *tokenizer, request));
     SampleRun run(engine, *tokenizer, recipe, options, callbacks.cancel);
-    if (protocol == Protocol::kAsDecode) {
+    if (protocol != Protocol::kInPrompt) {
       CACHETTE_TRY(const bool is_done, run.PrefillContext(sample));
       if (!is_done) return false;
     }
     for (size_t i = 0; i < sample.questions.size(); ++i) {
       AnswerRecord record = NewRecord(task, request, sample, i);
-      CACHETTE_TRY(const bool is_done, protocol == Protocol::kAsDecode ? run.AskAsDecode(sample, i, record)
-                                                                       : run.AskInPrompt(sample, i, record));
+      CACHETTE_TRY(const bool is_done, protocol == Protocol::kInPrompt   ? run.AskInPrompt(sample, i, record)
+                                       : protocol == Protocol::kAsDecode ? run.AskAsDecode(sample, i, record)
+                                                                         : run.AskInTurn(sample, i, record));
       if (!is_done) return false;
       result.records.push_back(std::move(record));
       if (callbacks.on_answer)

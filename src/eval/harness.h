@@ -19,7 +19,8 @@ namespace cachette {
 
 // Where the question enters. kInPrompt: prefilled with the context, so that a recipe may evict by it. kAsDecode: the
 // context is prefilled once; each question is fed token by token through the decode path of a fork of that session.
-enum class Protocol : uint8_t { kInPrompt, kAsDecode };
+// kInTurn: the same without forks, a conversation: each question follows the last one's reply.
+enum class Protocol : uint8_t { kInPrompt, kAsDecode, kInTurn };
 
 // Who writes the reply. kFree: the model, greedily; the answer counts as a whole. kForced: the reference is fed
 // whatever the model would say, and each of its items (hop, row, line, number) counts by itself: right when every one
@@ -39,11 +40,11 @@ struct EvalOptions {
 
   void VisitOptions(OptionVisitor& v) {
     v(samples, "samples", "contexts for each task and length");
-    v(questions, "questions", "questions asked on each context, independently of each other");
+    v(questions, "questions", "questions asked on each context");
     v(seed, "seed", "of the samples: the same seed gives the same texts");
     v(protocol, "protocol",
       "in-prompt: prefill context and question together; as-decode: prefill the context, then feed each question "
-      "token by token to a fork of it");
+      "token by token to a fork of it; in-turn: as as-decode, but each question follows the reply to the one before");
     v(reply, "reply",
       "free: the model writes, an answer counts as a whole; forced: the reference is fed, and each of its items (hop, "
       "row, "
@@ -64,15 +65,15 @@ struct AnswerRecord {
   int64_t sample_idx = 0;
   std::string question, reply, reference;
   double depth = -1;             // where in the context the answer stands, 0 to 1; -1: not as it is
-  int64_t prefilled_tokens = 0;  // kAsDecode: of the context
-  int64_t prompt_tokens = 0;     // context and question
+  int64_t prefilled_tokens = 0;  // not kInPrompt: of the context
+  int64_t prompt_tokens = 0;     // context and question; kInTurn: and what was said in between
   int64_t generated_tokens = 0;  // all are written to the cache
   ReplyStop stop = ReplyStop::kAnswerComplete;
   double exact = 0, prefix_share = 0;  // score.h; forced: the share of right items, and of right tokens
   int64_t num_items = 1;               // of a forced reply
   double footprint = 0, peak = 0;      // of the session that answered, over prompt and reply
-  double prefill_seconds = 0;          // kAsDecode: of the context, shared by its questions
-  double question_seconds = 0;         // kAsDecode: of the question's decode steps
+  double prefill_seconds = 0;          // not kInPrompt: of the context, shared by its questions
+  double question_seconds = 0;         // not kInPrompt: of the question's decode steps
   double ttft_seconds = 0;             // prompt to first token
   double decode_seconds = 0;           // first to last token
   // Of a recipe that retrieves: while question and reply were decoded. The first question on a context prefilled once

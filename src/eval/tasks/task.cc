@@ -62,11 +62,13 @@ struct SampleTokens {
   int64_t total = 0;   // prompt and reply
 };
 
-SampleTokens Count(const Task& task, const EncodedSample& sample) {
+SampleTokens Count(const Task& task, const EncodedSample& sample, bool is_in_turn) {
   SampleTokens most;
+  int64_t said = 0;  // before the question
   for (size_t i = 0; i < sample.questions.size(); ++i) {
-    const int64_t prompt = sample.PromptTokens(i);
+    const int64_t prompt = sample.PromptTokens(i) + said;
     const int64_t total = prompt + sample.reply_limits[i];
+    if (is_in_turn) said = total - static_cast<int64_t>(sample.context.size());
     most.length = std::max(most.length, task.length_of == LengthOf::kPrompt ? prompt : total);
     most.total = std::max(most.total, total);
   }
@@ -80,19 +82,19 @@ Result<EncodedSample> Draft(const Task& task, const Tokenizer& tokenizer, const 
 }
 
 bool Fits(const Task& task, const SampleRequest& request, const EncodedSample& sample) {
-  const SampleTokens tokens = Count(task, sample);
+  const SampleTokens tokens = Count(task, sample, request.is_in_turn);
   return tokens.length <= request.length && tokens.total <= request.max_tokens;
 }
 
 Result<EncodedSample> Smallest(const Task& task, const Tokenizer& tokenizer, const SampleRequest& request) {
   CACHETTE_TRY(EncodedSample sample, Draft(task, tokenizer, request, task.min_items(request.num_questions)));
   if (Fits(task, request, sample)) return sample;
-  return Fail(
-      Error::kInvalidArgument,
-      fmt::format("task {} with {} question{} needs at least {} tokens ({} with its reply): more than the "
-                  "length of {} allows; raise --lengths or ask less",
-                  task.name, request.num_questions, request.num_questions == 1 ? "" : "s", Count(task, sample).length,
-                  Count(task, sample).total, std::min(request.length, request.max_tokens)));
+  return Fail(Error::kInvalidArgument,
+              fmt::format("task {} with {} question{} needs at least {} tokens ({} with its reply): more than the "
+                          "length of {} allows; raise --lengths or ask less",
+                          task.name, request.num_questions, request.num_questions == 1 ? "" : "s",
+                          Count(task, sample, request.is_in_turn).length, Count(task, sample, request.is_in_turn).total,
+                          std::min(request.length, request.max_tokens)));
 }
 
 }  // namespace

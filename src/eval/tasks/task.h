@@ -20,7 +20,7 @@ struct Question {
   std::string answer;
 };
 
-// Questions are independent of each other: each is asked on the context alone.
+// Questions are independent of each other: each can be asked on the context alone.
 struct Sample {
   std::string context;
   std::vector<Question> questions;
@@ -61,6 +61,7 @@ struct SampleRequest {
   int64_t num_questions = 1;        // a task may have fewer to ask (one, when its answer is the whole context)
   int64_t seed = 0;
   int64_t idx = 0;
+  bool is_in_turn = false;  // a question's prompt holds the questions and replies before it too
 };
 
 // A sample as the model sees it. The prompt of question i is context, then questions[i].
