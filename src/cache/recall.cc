@@ -1,5 +1,6 @@
 // SequenceCache from the slow tier: units and pages come back, attention reads a view of them.
 
+#include <algorithm>
 #include <vector>
 
 #include "cache/sequence_cache.h"
@@ -124,18 +125,43 @@ void SequenceCache::DropGuesses(int layer) {
   }
 }
 
-Result<void> SequenceCache::StartGuesses(int layer, std::span<const GuessRef> guesses) {
-  DropGuesses(layer);
-  std::vector<RecordRead> reads;
+Result<SequenceCache::GuessesRead> SequenceCache::StartGuesses(int layer, std::span<const GuessRef> guesses) {
+  CACHETTE_TRY(SettleGuesses(layer));
+  const size_t block_bytes = shape_.format.block_bytes();
+  for (int head = 0; head < shape_.num_kv_heads; ++head)
+    for (Guess& held : guesses_[StreamIdx(layer, head)]) held.wanted = 0;
+  std::vector<const GuessRef*> missing;
   for (const GuessRef& guess : guesses) {
-    Result<Block> block = tier_->Allocate(shape_.format.block_bytes());
-    if (!block.ok()) break;  // a guess may be left out
-    guesses_[StreamIdx(layer, guess.kv_head)].push_back({*block, guess.page.first_position, guess.wanted});
-    reads.push_back({guess.page.record, block->data});
+    Guess* const held = HeldGuess(layer, guess);
+    if (held != nullptr)
+      held->wanted = guess.wanted;
+    else
+      missing.push_back(&guess);
   }
-  if (reads.empty()) return Ok();
+  for (int head = 0; head < shape_.num_kv_heads; ++head)
+    std::erase_if(guesses_[StreamIdx(layer, head)], [&](const Guess& held) {
+      if (held.wanted == 0) tier_->Release(block_bytes, held.block.id);
+      return held.wanted == 0;
+    });
+  GuessesRead read;
+  std::vector<RecordRead> reads;
+  for (const GuessRef* guess : missing) {
+    if (tier_->room_bytes() < block_bytes) break;  // a guess may be left out
+    CACHETTE_TRY(const Block block, tier_->Allocate(block_bytes));
+    guesses_[StreamIdx(layer, guess->kv_head)].push_back({block, guess->page.first_position, guess->wanted});
+    reads.push_back({guess->page.record, block.data});
+    read.num_entries += __builtin_popcount(guess->wanted);
+    ++read.num_pages;
+  }
+  if (reads.empty()) return read;
   CACHETTE_TRY(guess_reads_[static_cast<size_t>(layer)], slow_->StartRead(reads));
-  return Ok();
+  return read;
+}
+
+SequenceCache::Guess* SequenceCache::HeldGuess(int layer, const GuessRef& guess) {
+  for (Guess& held : guesses_[StreamIdx(layer, guess.kv_head)])
+    if (held.first_position == guess.page.first_position) return &held;
+  return nullptr;
 }
 
 Result<void> SequenceCache::SettleGuesses(int layer) {

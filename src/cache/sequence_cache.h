@@ -134,8 +134,8 @@ class SequenceCache {
   // Keys of the first num_pages pending pages as f32 [num_pages * kBlockTokens][head_dim].
   Result<void> LoadPendingKeys(Context& cx, int layer, int kv_head, int64_t num_pages, std::vector<float>& keys) const;
 
-  // Pages that may be useful at the next step: starts to copy them to the fast tier, in place of the guesses before.
-  // Without room there, fewer.
+  // Pages that may be useful at the next step, in place of the guesses before: those that are not among them are
+  // copied to the fast tier, which StartGuesses begins; without room there, fewer. Errors: those of RecordStore.
   struct Guess {
     Block block;
     int32_t first_position = 0;
@@ -146,7 +146,11 @@ class SequenceCache {
     Page page;
     uint16_t wanted = 0;
   };
-  Result<void> StartGuesses(int layer, std::span<const GuessRef> guesses);
+  struct GuessesRead {
+    int64_t num_pages = 0;
+    int64_t num_entries = 0;  // wanted of them
+  };
+  Result<GuessesRead> StartGuesses(int layer, std::span<const GuessRef> guesses);
   void DropGuesses(int layer);
   // Waits for what StartGuesses began.
   Result<void> SettleGuesses(int layer);
@@ -177,6 +181,7 @@ class SequenceCache {
     return static_cast<size_t>(int64_t{layer} * shape_.num_kv_heads + kv_head);
   }
 
+  Guess* HeldGuess(int layer, const GuessRef& guess);
   Result<void> AddEverythingToView(int layer);
   Result<std::vector<const std::byte*>> PendingBlocks(Context& cx, int layer, int kv_head, int64_t num_pages) const;
   template <class Body>

@@ -293,6 +293,18 @@ TEST_P(Offload, AFullFastTierLeaksNothing) {
     ASSERT_TRUE(f.cache.StartGuesses(0, guesses).ok());
     ASSERT_TRUE(f.cache.SettleGuesses(0).ok());
     EXPECT_EQ(static_cast<int64_t>(f.cache.guesses(0, 0).size() + f.cache.guesses(0, 1).size()), room);
+    // What is here already is not read again, and stays where it is.
+    const std::byte* const first = room > 0 ? f.cache.guesses(0, 0)[0].block.data : nullptr;
+    guesses[0].wanted = 1;
+    const auto again = f.cache.StartGuesses(0, {guesses.data(), 1});
+    ASSERT_TRUE(again.ok());
+    EXPECT_EQ(again->num_pages, 0);
+    EXPECT_EQ(f.cache.guesses(0, 1).size(), 0u);
+    ASSERT_EQ(f.cache.guesses(0, 0).size(), room > 0 ? 1u : 0u);
+    if (room > 0) {
+      EXPECT_EQ(f.cache.guesses(0, 0)[0].block.data, first);
+      EXPECT_EQ(f.cache.guesses(0, 0)[0].wanted, 1);
+    }
     ASSERT_TRUE(f.cache.StartGuesses(0, {}).ok());
     EXPECT_EQ(f.cache.guesses(0, 0).size(), 0u);
     const SequenceCache::UnitRef refs[] = {{0, 0}, {1, 0}, {0, 1}, {1, 1}};

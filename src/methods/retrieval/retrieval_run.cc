@@ -439,22 +439,19 @@ void RetrievalRun::ChooseAttended(SequenceCache& cache, int layer, int head, Uni
   std::sort(selection.units.begin(), selection.units.end());
 }
 
-// Starts to read what the next step is likely to want: as much of it as there is room for.
+// Starts to read what the next step is likely to want.
 Result<void> RetrievalRun::StartGuesses(Context& cx, SequenceCache& cache, const LayerQueries& queries) {
   const WorkingSet& working_set = *recipe_->parts().retrieval->working_set;
-  std::vector<SequenceCache::GuessRef> guesses =
+  const std::vector<SequenceCache::GuessRef> guesses =
       GuessNext(cx, cache, queries,
                 {.selections = {&SelectionOf(queries.layer, 0), static_cast<size_t>(num_kv_heads_)},
                  .num_sink_blocks = recipe_->num_sink_blocks(),
                  .next_keys = working_set.next_keys,
                  .next_positions = working_set.next_positions});
-  const size_t block_bytes = cache.shape().format.block_bytes();
-  for (const SequenceCache::GuessRef& guess : guesses) stats_.entries_recalled += __builtin_popcount(guess.wanted);
-  stats_.bytes_recalled += static_cast<int64_t>(guesses.size() * block_bytes);
-  cache.DropGuesses(queries.layer);
-  const auto lacking = static_cast<size_t>(LackingBlocks(cache, guesses.size() * block_bytes));
-  guesses.resize(guesses.size() - std::min(guesses.size(), lacking));
-  return cache.StartGuesses(queries.layer, guesses);
+  CACHETTE_TRY(const SequenceCache::GuessesRead read, cache.StartGuesses(queries.layer, guesses));
+  stats_.entries_recalled += read.num_entries;
+  stats_.bytes_recalled += read.num_pages * static_cast<int64_t>(cache.shape().format.block_bytes());
+  return Ok();
 }
 
 }  // namespace cachette
