@@ -347,7 +347,8 @@ const std::array<RecipeRow, 17> kRows = {{
      .summary = "as louis, chosen when the working set covers too little, from a larger pool, neighbours ahead",
      .needs = "the query before attention",
      .frees = kOffloaded,
-     .deviations = "our composition: coverage trigger, partial refresh, a pool of two budgets of which attention reads "
+     .deviations = "our composition: coverage trigger, partial refresh, a pool of two and a half budgets of which "
+                   "attention reads "
                    "the best, guesses of the next positions",
      .allows_cache_positions = false,
      .places = {.budget = 512},
@@ -358,8 +359,8 @@ const std::array<RecipeRow, 17> kRows = {{
                              .index = "mean_key_softmax",
                              .trigger = "coverage",
                              .clusters = {.cap = 1},
-                             .least_coverage = 0.9,
-                             .working_set = {.attend = "best", .pool = 2.0, .until = 0.98, .next_keys = 4}});
+                             .least_coverage = 0.95,
+                             .working_set = {.attend = "best", .pool = 2.5, .until = 0.98, .next_keys = 4}});
          },
      .apply_budget = nullptr},
 }};
