@@ -44,6 +44,7 @@ struct AttentionView {
   std::vector<const std::byte*> blocks;
   std::vector<uint16_t> live_masks;  // as blocks
   int64_t num_slots = 0;
+  bool has_holes = false;  // dead slots before num_slots; known once the view is sealed
   void Add(const std::byte* block, uint16_t live_mask) {
     blocks.push_back(block);
     live_masks.push_back(live_mask);
