@@ -72,14 +72,18 @@ void GatherEntries(const KvFormat& format, const std::byte* const* blocks, const
   KeyRows rows{format.dtype, format.head_dim, {}, to};
   std::fill(std::begin(rows.rows), std::end(rows.rows), kZeroKey);
   const size_t row_bytes = format.element_bytes() * static_cast<size_t>(format.head_dim);
-  std::byte* value = to + format.values_offset_bytes();
-  for (size_t i = 0; i < slots.size(); ++i, value += row_bytes) {
+  const std::byte* values[kBlockTokens];
+  for (size_t i = 0; i < slots.size(); ++i) {
     rows.rows[i] = keys + int64_t{slots[i]} * format.head_dim;
-    const std::byte* values = BlockOf(blocks, slots[i]) + format.values_offset_bytes();
-    std::memcpy(value, values + static_cast<size_t>(slots[i] % kBlockTokens) * row_bytes, row_bytes);
+    values[i] = BlockOf(blocks, slots[i]) + format.values_offset_bytes() +
+                static_cast<size_t>(slots[i] % kBlockTokens) * row_bytes;
+    // Entries lie anywhere in megabytes: fetch all of them before the first is waited for.
+    for (size_t at = 0; at < row_bytes; at += 64) __builtin_prefetch(values[i] + at);
   }
-  std::memset(value, 0, (kBlockTokens - slots.size()) * row_bytes);
   BestKernels().store_keys(rows);
+  std::byte* value = to + format.values_offset_bytes();
+  for (size_t i = 0; i < slots.size(); ++i, value += row_bytes) std::memcpy(value, values[i], row_bytes);
+  std::memset(value, 0, (kBlockTokens - slots.size()) * row_bytes);
 }
 
 void CopyEntry(const KvFormat& format, const std::byte* const* from_blocks, int64_t from_slot,
