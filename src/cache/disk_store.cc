@@ -86,6 +86,8 @@ class DiskStore final : public RecordStore {
     if (file_.size_bytes() >= used + 2 * kGrowBytes) file_.Shrink(RoundUp(used, kGrowBytes));
   }
 
+  std::byte* Place(int64_t) override { return nullptr; }
+
   Result<void> WriteRecords(int64_t first_record, std::span<const std::byte> data) override {
     const size_t offset = OffsetOf(first_record);
     if (!file_.is_direct() || IsAligned(data.data())) return file_.Write(offset, data);

@@ -42,6 +42,8 @@ class RamStore final : public RecordStore {
 
   void FreeRoom(int64_t record) override { pool_.Release(blocks_[static_cast<size_t>(record)].id); }
 
+  std::byte* Place(int64_t record) override { return At(record); }
+
   Result<void> WriteRecords(int64_t first_record, std::span<const std::byte> data) override {
     for (; !data.empty(); data = data.subspan(record_bytes()), ++first_record)
       std::memcpy(At(first_record), data.data(), record_bytes());

@@ -93,6 +93,9 @@ void SequenceCache::SealView() {
       of_head.Add(local.blocks()[b], local.live_masks()[static_cast<size_t>(b)]);
     of_head.num_slots = static_cast<int64_t>(of_head.blocks.size()) * kBlockTokens -
                         (local.num_blocks() * kBlockTokens - local.num_slots());
+    int64_t num_live = 0;
+    for (const uint16_t mask : of_head.live_masks) num_live += __builtin_popcount(mask);
+    of_head.has_holes = num_live < of_head.num_slots;
   }
 }
 
@@ -108,7 +111,7 @@ ops::KvRow SequenceCache::AttentionRow(int layer, int kv_head) const {
   if (!has_view(layer)) return row;
   const AttentionView& of_head = view(kv_head);
   row.blocks = of_head.blocks.data();
-  row.live_masks = of_head.live_masks.data();
+  row.live_masks = of_head.has_holes ? of_head.live_masks.data() : nullptr;
   row.positions = nullptr;
   row.num_slots = of_head.num_slots;
   return row;

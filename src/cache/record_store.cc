@@ -209,15 +209,40 @@ Result<void> RecordStore::Write(int64_t first_record, std::span<const std::byte>
   if (num_records == 0) return Ok();
   const Stopwatch stopwatch(traffic_.write_seconds);
   CACHETTE_TRY(WriteRecords(first_record, data));
-  for (int64_t i = 0; i < num_records; ++i) {
-    Record& record = Owned(first_record + i);
-    record.is_written = true;
-    if (keeps_checksums_)
-      record.checksum = Checksum(data.data() + static_cast<size_t>(i) * record_bytes_, record_bytes_);
-  }
-  traffic_.records_written += num_records;
-  traffic_.bytes_written += static_cast<int64_t>(data.size());
+  for (int64_t i = 0; i < num_records; ++i)
+    MarkWritten(first_record + i, data.data() + static_cast<size_t>(i) * record_bytes_);
   return Ok();
+}
+
+Result<void> RecordStore::WriteMade(Context& cx, int64_t first_record, int64_t num_records, const RecordMaker& make) {
+  constexpr int64_t kRecordsPerTask = 16;
+  CACHETTE_CHECK(num_records > 0);
+  for (int64_t i = 0; i < num_records; ++i) CACHETTE_CHECK(!Owned(first_record + i).is_written);
+  const auto make_all = [&](const auto& place_of) {
+    cx.ParallelFor((num_records + kRecordsPerTask - 1) / kRecordsPerTask, [&](int64_t task) {
+      const int64_t end = std::min(num_records, (task + 1) * kRecordsPerTask);
+      for (int64_t i = task * kRecordsPerTask; i < end; ++i) make(i, place_of(i));
+    });
+  };
+  if (Place(first_record) == nullptr) {
+    const ScratchScope scope(cx.scratch());
+    const size_t num_bytes = static_cast<size_t>(num_records) * record_bytes_;
+    std::byte* const packed = cx.scratch().Allocate(num_bytes);
+    make_all([&](int64_t i) { return packed + static_cast<size_t>(i) * record_bytes_; });
+    return Write(first_record, {packed, num_bytes});
+  }
+  const Stopwatch stopwatch(traffic_.write_seconds);
+  make_all([&](int64_t i) { return Place(first_record + i); });
+  for (int64_t i = 0; i < num_records; ++i) MarkWritten(first_record + i, Place(first_record + i));
+  return Ok();
+}
+
+void RecordStore::MarkWritten(int64_t record, const std::byte* bytes) {
+  Record& written = Owned(record);
+  written.is_written = true;
+  if (keeps_checksums_) written.checksum = Checksum(bytes, record_bytes_);
+  traffic_.records_written += 1;
+  traffic_.bytes_written += static_cast<int64_t>(record_bytes_);
 }
 
 Result<ReadTicket> RecordStore::StartRead(std::span<const RecordRead> reads) {

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <span>
@@ -12,6 +13,7 @@
 
 #include "base/result.h"
 #include "cache/tier.h"
+#include "tensor/context.h"
 
 namespace cachette {
 
@@ -68,6 +70,11 @@ class RecordStore {
   // Fills whole records from first_record on, each allocated and never written before. data may be unaligned.
   // Errors: kOutOfMemory (disk full), kIo; the records count as not written then and may be written again.
   Result<void> Write(int64_t first_record, std::span<const std::byte> data);
+  // The same where the bytes come from several places: make(i, to) makes record first_record + i at to, 64-byte
+  // aligned, once for each i, on cx's threads, and must not throw. In RAM that is the record's own place; on disk
+  // scratch of cx holds all of them. Errors: as Write.
+  using RecordMaker = std::function<void(int64_t, std::byte*)>;
+  Result<void> WriteMade(Context& cx, int64_t first_record, int64_t num_records, const RecordMaker& make);
 
   // Starts to read written records; every to is filled when Wait returned without error. Several batches may be under
   // way. They hold references: a record released meanwhile keeps its bytes.
@@ -98,6 +105,8 @@ class RecordStore {
   virtual Result<void> MakeRoom(int64_t first_record, int64_t num_records) = 0;
   // The record's last reference is gone; end_record() already tells without it.
   virtual void FreeRoom(int64_t record) = 0;
+  // The record's place where it can be written to (RAM), else null.
+  virtual std::byte* Place(int64_t record) = 0;
   virtual Result<void> WriteRecords(int64_t first_record, std::span<const std::byte> data) = 0;
   virtual Result<ReadTicket> StartReads(std::span<const RecordRead> reads) = 0;
   virtual Result<void> WaitFor(ReadTicket ticket) = 0;
@@ -118,6 +127,7 @@ class RecordStore {
   int64_t FindFree(int64_t num_records) const;
   void TakeFree(int64_t first_record, int64_t num_records);
   void GiveBack(int64_t record);
+  void MarkWritten(int64_t record, const std::byte* bytes);
 
   size_t record_bytes_;
   size_t limit_bytes_;

@@ -44,6 +44,7 @@ struct AttentionView {
   std::vector<const std::byte*> blocks;
   std::vector<uint16_t> live_masks;  // as blocks
   int64_t num_slots = 0;
+  bool has_holes = false;  // dead slots before num_slots; known once the view is sealed
   void Add(const std::byte* block, uint16_t live_mask) {
     blocks.push_back(block);
     live_masks.push_back(live_mask);
@@ -54,6 +55,12 @@ struct AttentionView {
 struct OffloadedEntries {
   int64_t first_record = 0;
   std::vector<int32_t> positions;
+};
+
+// How entries become units, unit by unit: unit u gets entries[ends[u - 1]] ... entries[ends[u] - 1], ascending.
+struct UnitSplit {
+  std::vector<int32_t> entries;  // each entry once
+  std::vector<int32_t> ends;     // [num_units]
 };
 
 class SequenceCache {
@@ -100,7 +107,7 @@ class SequenceCache {
 
   // Moves num_entries live entries of a stream, from the first_rank-th on, to the slow tier: packed into whole blocks
   // in order, the last one padded. The ledger hears of it. Errors: those of RecordStore; nothing has changed then.
-  Result<OffloadedEntries> Offload(int layer, int kv_head, int64_t first_rank, int64_t num_entries,
+  Result<OffloadedEntries> Offload(Context& cx, int layer, int kv_head, int64_t first_rank, int64_t num_entries,
                                    EvictTime time = EvictTime::kAfterAttention);
 
   // Copies units into the fast tier: allocates all of them, then reads them together. Errors: kOutOfMemory, when a unit
@@ -126,11 +133,12 @@ class SequenceCache {
   // The row that attention reads: the view where there is one, else the stream.
   ops::KvRow AttentionRow(int layer, int kv_head) const;
 
-  // Makes units of the layer's first num_pages pending pages of a KV head: labels [num_pages * kBlockTokens] names the
-  // unit of each entry, 0, 1, ...; null: runs of run_entries neighbours, whose pages are not copied. keeps_pages: as
-  // UnitTable::SettlePending. Errors: those of RecordStore.
-  Result<void> MakeUnits(Context& cx, int layer, int kv_head, int64_t num_pages, const int32_t* labels,
-                         int64_t run_entries, bool keeps_pages);
+  // Makes units of the layer's first num_pages pending pages of a KV head, as split says of their entries. keys: what
+  // LoadPendingKeys read of them. keeps_pages: as UnitTable::SettlePending. Errors: those of RecordStore.
+  Result<void> MakeUnits(Context& cx, int layer, int kv_head, int64_t num_pages, const UnitSplit& split,
+                         std::span<const float> keys, bool keeps_pages);
+  // The same, of runs of run_entries neighbours: their pages are not copied.
+  void MakeRunUnits(int layer, int kv_head, int64_t num_pages, int64_t run_entries, bool keeps_pages);
   // Keys of the first num_pages pending pages as f32 [num_pages * kBlockTokens][head_dim].
   Result<void> LoadPendingKeys(Context& cx, int layer, int kv_head, int64_t num_pages, std::vector<float>& keys) const;
 
@@ -183,6 +191,7 @@ class SequenceCache {
 
   Guess* HeldGuess(int layer, const GuessRef& guess);
   Result<void> AddEverythingToView(int layer);
+  Result<int64_t> WriteNew(Context& cx, int64_t num_records, const RecordStore::RecordMaker& make);
   Result<std::vector<const std::byte*>> PendingBlocks(Context& cx, int layer, int kv_head, int64_t num_pages) const;
   template <class Body>
   void ForUnitRecords(int layer, const Body& body) const;
@@ -198,7 +207,6 @@ class SequenceCache {
   std::vector<std::vector<Guess>> guesses_;  // as streams_
   std::vector<ReadTicket> guess_reads_;      // [num_layers]
   std::vector<AttentionView> views_;         // [num_kv_heads], of viewed_layer_
-  std::vector<std::byte> packed_;            // what Offload writes, kept from call to call
   std::vector<Block> staged_;                // that the view holds until EndView
   int viewed_layer_ = -1;
   int64_t num_sink_blocks_ = 0;

@@ -42,6 +42,16 @@ std::unique_ptr<RecordStore> Store(const std::string& place, const CacheShape& s
 
 using Entry = std::vector<float>;  // key, then value, as f32: exact in every dtype
 
+UnitSplit SplitBy(const std::vector<int32_t>& labels) {
+  UnitSplit split;
+  for (int32_t label = 0; label <= *std::max_element(labels.begin(), labels.end()); ++label) {
+    for (size_t i = 0; i < labels.size(); ++i)
+      if (labels[i] == label) split.entries.push_back(static_cast<int32_t>(i));
+    split.ends.push_back(static_cast<int32_t>(split.entries.size()));
+  }
+  return split;
+}
+
 // One tier pair and one sequence whose entries are random; keeps what was written to compare with.
 struct Fixture {
   Fixture(const CacheShape& shape, const std::string& place, size_t fast_bytes = Tier::kUnlimited,
@@ -80,7 +90,7 @@ struct Fixture {
   }
   // Moves pages from the first_rank-th entry on.
   void OffloadPages(int layer, int head, int64_t first_rank, int64_t num_pages) {
-    const auto out = cache.Offload(layer, head, first_rank, num_pages * kBlock);
+    const auto out = cache.Offload(cx, layer, head, first_rank, num_pages * kBlock);
     ASSERT_TRUE(out.ok()) << out.failure().message;
     for (int64_t p = 0; p < num_pages; ++p)
       cache.units(layer, head).AddPage({out->first_record + p, out->positions[static_cast<size_t>(p * kBlock)]});
@@ -134,7 +144,7 @@ TEST_P(Offload, EntriesComeBackAsTheyLeft) {
       const SlotRange holes[] = {{18, 19}, {30, 33}};
       if (has_holes) f.cache.Evict(0, 1, holes);
       const std::map<int32_t, Entry> stored = f.Stored(0, 1);
-      const auto out = f.cache.Offload(0, 1, first_rank, num_entries);
+      const auto out = f.cache.Offload(f.cx, 0, 1, first_rank, num_entries);
       ASSERT_TRUE(out.ok());
       ASSERT_EQ(static_cast<int64_t>(out->positions.size()), num_entries);
       EXPECT_EQ(f.cache.stream(0, 1).num_live(), static_cast<int64_t>(stored.size()) - num_entries);
@@ -176,7 +186,7 @@ TEST_P(Offload, UnitsByLabelHoldTheirEntriesInOrder) {
     for (int i = 0; i < 48; ++i)
       EXPECT_TRUE(
           std::equal(keys.begin() + i * kHeadDim, keys.begin() + (i + 1) * kHeadDim, stored.at(16 + i).begin()));
-    ASSERT_TRUE(f.cache.MakeUnits(f.cx, 0, 0, 3, labels.data(), 0, keeps_pages).ok());
+    ASSERT_TRUE(f.cache.MakeUnits(f.cx, 0, 0, 3, SplitBy(labels), keys, keeps_pages).ok());
     ASSERT_THAT(f.Broken(), IsEmpty());
     const UnitTable& table = f.cache.units(0, 0);
     EXPECT_EQ(table.num_units(), 3);
@@ -184,6 +194,11 @@ TEST_P(Offload, UnitsByLabelHoldTheirEntriesInOrder) {
     EXPECT_EQ(table.Find(20) != nullptr, keeps_pages);
     EXPECT_EQ(table.slow_blocks(), 2 + 1 + 1 + 1 + (keeps_pages ? 3 : 0));
     EXPECT_EQ(f.slow->owned_bytes(), static_cast<size_t>(table.slow_blocks()) * f.slow->record_bytes());
+    f.cache.BeginView(0, 1);
+    ASSERT_TRUE(f.cache.ViewEverything(0).ok());
+    f.cache.SealView();
+    EXPECT_EQ(f.Seen(0, 0), Fixture::EntriesOf(stored)) << "and no padding";
+    f.cache.EndView();
     const SequenceCache::UnitRef refs[] = {{0, 0}, {0, 1}, {0, 2}};
     ASSERT_TRUE(f.cache.Recall(0, refs).ok());
     for (int64_t u = 0; u < 3; ++u) {
@@ -206,7 +221,7 @@ TEST_P(Offload, RunsShareTheirPagesRecords) {
     ASSERT_TRUE(f.Append(100).ok());
     f.OffloadPages(0, 0, 16, 5);
     const int64_t written = f.slow->traffic().records_written;
-    ASSERT_TRUE(f.cache.MakeUnits(f.cx, 0, 0, 5, nullptr, 32, keeps_pages).ok());
+    f.cache.MakeRunUnits(0, 0, 5, 32, keeps_pages);
     EXPECT_EQ(f.slow->traffic().records_written, written) << "nothing is copied";
     const UnitTable& table = f.cache.units(0, 0);
     EXPECT_THAT(std::vector<int32_t>(table.unit_sizes().begin(), table.unit_sizes().end()), ElementsAre(32, 32, 16));
@@ -227,7 +242,7 @@ TEST_P(Offload, AViewShowsWhatItWasGiven) {
   const std::multiset<Entry> everything = Fixture::EntriesOf(f.Stored(0, 0));
   const std::map<int32_t, Entry> stored = f.Stored(0, 0);
   for (int head = 0; head < 2; ++head) f.OffloadPages(0, head, 16, 4);
-  for (int head = 0; head < 2; ++head) ASSERT_TRUE(f.cache.MakeUnits(f.cx, 0, head, 3, nullptr, 16, false).ok());
+  for (int head = 0; head < 2; ++head) f.cache.MakeRunUnits(0, head, 3, 16, false);
   EXPECT_FALSE(f.cache.has_view(0));
   EXPECT_EQ(f.Seen(0, 0), Fixture::EntriesOf(f.Stored(0, 0))) << "without a view: the stream";
   f.cache.BeginView(0, 1);
@@ -237,6 +252,7 @@ TEST_P(Offload, AViewShowsWhatItWasGiven) {
   EXPECT_TRUE(f.cache.has_view(0));
   EXPECT_EQ(f.Seen(0, 0), everything);
   const ops::KvRow row = f.cache.AttentionRow(0, 0);
+  EXPECT_EQ(row.live_masks, nullptr) << "whole blocks need no masks";
   for (int64_t i = 0; i < 20; ++i)  // the newest come last, where a causal mask expects them
     EXPECT_EQ(Fixture::Load(row.format, row.blocks, row.num_slots - 20 + i), stored.at(static_cast<int32_t>(80 + i)));
   f.cache.EndView();
@@ -266,8 +282,7 @@ TEST_P(Offload, AFullFastTierLeaksNothing) {
     Fixture f(shape, place(), 14 * block_bytes);
     ASSERT_TRUE(f.Append(100).ok());
     for (int head = 0; head < 2; ++head) f.OffloadPages(0, head, 16, 4);
-    for (int head = 0; head < 2; ++head)
-      ASSERT_TRUE(f.cache.MakeUnits(f.cx, 0, head, 4, nullptr, 32, /*keeps_pages=*/true).ok());
+    for (int head = 0; head < 2; ++head) f.cache.MakeRunUnits(0, head, 4, 32, /*keeps_pages=*/true);
     std::vector<Block> ballast;
     while (f.fast.owned_bytes() + static_cast<size_t>(room) * block_bytes < f.fast.limit_bytes())
       ballast.push_back(*f.fast.Allocate(block_bytes));
@@ -323,7 +338,7 @@ TEST_P(Offload, AFullSlowTierLeavesTheStreamAsItWas) {
   ASSERT_TRUE(f.Append(200).ok());
   f.OffloadPages(0, 0, 16, 4);
   const std::map<int32_t, Entry> stored = f.Stored(0, 0);
-  const auto refused = f.cache.Offload(0, 0, 16, 2 * kBlock);
+  const auto refused = f.cache.Offload(f.cx, 0, 0, 16, 2 * kBlock);
   ASSERT_FALSE(refused.ok());
   EXPECT_EQ(refused.failure().error, Error::kOutOfMemory);
   EXPECT_THAT(refused.failure().message, HasSubstr("slow tier"));
@@ -332,7 +347,9 @@ TEST_P(Offload, AFullSlowTierLeavesTheStreamAsItWas) {
   // Units of one entry each take more blocks than there are.
   std::vector<int32_t> labels(64);
   std::iota(labels.begin(), labels.end(), 0);
-  ASSERT_FALSE(f.cache.MakeUnits(f.cx, 0, 0, 4, labels.data(), 0, false).ok());
+  std::vector<float> keys;
+  ASSERT_TRUE(f.cache.LoadPendingKeys(f.cx, 0, 0, 4, keys).ok());
+  ASSERT_FALSE(f.cache.MakeUnits(f.cx, 0, 0, 4, SplitBy(labels), keys, false).ok());
   EXPECT_EQ(f.cache.units(0, 0).pending().size(), 4u);
   ASSERT_THAT(f.Broken(), IsEmpty());
 }
@@ -344,7 +361,7 @@ TEST_P(Offload, ACopyGoesItsOwnWay) {
   for (int layer = 0; layer < 2; ++layer)
     for (int head = 0; head < 2; ++head) {
       f.OffloadPages(layer, head, 16, 4);
-      ASSERT_TRUE(f.cache.MakeUnits(f.cx, layer, head, 2, nullptr, 16, true).ok());
+      f.cache.MakeRunUnits(layer, head, 2, 16, true);
     }
   const SequenceCache::UnitRef refs[] = {{0, 0}, {1, 1}};
   ASSERT_TRUE(f.cache.Recall(1, refs).ok());
@@ -359,7 +376,7 @@ TEST_P(Offload, ACopyGoesItsOwnWay) {
     SequenceCache moved = *std::move(copy);
     f.cache.units(1, 0).DropResident(0);
     EXPECT_TRUE(moved.units(1, 0).IsResident(0));
-    const auto out = moved.Offload(0, 0, 16, 3);
+    const auto out = moved.Offload(f.cx, 0, 0, 16, 3);
     ASSERT_TRUE(out.ok());
     moved.units(0, 0).AddUnit(out->positions, std::vector<int64_t>{out->first_record});
     EXPECT_THAT(f.Broken(&moved), IsEmpty());
@@ -425,7 +442,7 @@ class CheckUnits : public ::testing::Test {
   CheckUnits() : f_(Shape(Dtype::kF16), "ram") {
     CACHETTE_CHECK(f_.Append(100).ok());
     f_.OffloadPages(0, 1, 16, 4);
-    CACHETTE_CHECK(f_.cache.MakeUnits(f_.cx, 0, 1, 3, nullptr, 16, true).ok());
+    f_.cache.MakeRunUnits(0, 1, 3, 16, true);
     CACHETTE_CHECK(f_.Broken().empty());
   }
   std::string Report() const {

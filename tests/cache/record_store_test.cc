@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <filesystem>
 #include <map>
@@ -19,6 +20,7 @@
 #include "cache/small_cache.h"
 #include "cache/tier.h"
 #include "io/temp_folder.h"
+#include "tensor/context.h"
 
 namespace cachette {
 namespace {
@@ -289,6 +291,33 @@ TEST_P(RecordStoreTest, BatchesOfNoneOneAndMoreThanTheQueueHolds) {
   EXPECT_EQ(store.traffic().records_read, 1 + kNumRecords / 2 + kNumRecords);
   EXPECT_GT(store.traffic().read_seconds, 0.0);
   EXPECT_GT(store.traffic().write_seconds, 0.0);
+}
+
+TEST_P(RecordStoreTest, RecordsMadeOnThreadsAreReadBack) {
+  MAKE_STORE_OR_SKIP(store);
+  Context cx(AllBackends()[0], 2);
+  MustStore(store, 99);
+  for (const int64_t count : {1, 16, 17, 70}) {
+    const auto first = store.Allocate(count);
+    ASSERT_TRUE(first.ok());
+    std::vector<std::atomic<int>> calls(static_cast<size_t>(count));
+    const int64_t written = store.traffic().records_written;
+    const auto made = store.WriteMade(cx, *first, count, [&](int64_t i, std::byte* to) {
+      EXPECT_EQ(reinterpret_cast<uintptr_t>(to) % 64, 0u);
+      const auto bytes = Contents(static_cast<uint64_t>(count * 100 + i), kRecordBytes);
+      std::copy(bytes.begin(), bytes.end(), to);
+      ++calls[static_cast<size_t>(i)];
+    });
+    ASSERT_TRUE(made.ok()) << made.failure().message;
+    EXPECT_TRUE(std::all_of(calls.begin(), calls.end(), [](const auto& n) { return n == 1; }));
+    EXPECT_EQ(store.traffic().records_written, written + count);
+    Places places(static_cast<size_t>(count), kRecordBytes);
+    std::vector<RecordRead> reads;
+    for (int64_t i = 0; i < count; ++i) reads.push_back({*first + i, places.at(static_cast<size_t>(i))});
+    ASSERT_TRUE(store.Read(reads).ok()) << "checksums agree where there are some";
+    for (int64_t i = 0; i < count; ++i)
+      EXPECT_TRUE(Holds(reads[static_cast<size_t>(i)].to, static_cast<uint64_t>(count * 100 + i), kRecordBytes));
+  }
 }
 
 // What a thread has asked io_uring for ends with the thread, read or not.

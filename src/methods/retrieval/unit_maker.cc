@@ -34,6 +34,20 @@ std::vector<int32_t> UnitLabels(std::span<const KeyGroup> windows, int64_t most_
   return labels;
 }
 
+// The entries of each label's unit, in order.
+UnitSplit SplitBy(std::span<const int32_t> labels) {
+  UnitSplit split;
+  for (const int32_t label : labels) {
+    if (static_cast<size_t>(label) >= split.ends.size()) split.ends.resize(static_cast<size_t>(label) + 1);
+    ++split.ends[static_cast<size_t>(label)];
+  }
+  std::exclusive_scan(split.ends.begin(), split.ends.end(), split.ends.begin(), 0);
+  split.entries.resize(labels.size());
+  for (size_t i = 0; i < labels.size(); ++i)  // what is a unit's beginning becomes its end
+    split.entries[static_cast<size_t>(split.ends[static_cast<size_t>(labels[i])]++)] = static_cast<int32_t>(i);
+  return split;
+}
+
 }  // namespace
 
 UnitMaker::UnitMaker(std::shared_ptr<const Recipe> recipe, int num_layers, size_t most_key_bytes)
@@ -48,7 +62,7 @@ Result<int64_t> UnitMaker::TakePrompt(Context& cx, SequenceCache& cache, int lay
   const int64_t aged = cache.stream(layer, 0).num_live() - num_sinks - recipe_->recent_window();
   if (const int64_t num_pages = aged / kBlockTokens; num_pages > 0)
     for (int head = 0; head < cache.shape().num_kv_heads; ++head) {
-      CACHETTE_TRY(const OffloadedEntries out, cache.Offload(layer, head, num_sinks, num_pages * kBlockTokens));
+      CACHETTE_TRY(const OffloadedEntries out, cache.Offload(cx, layer, head, num_sinks, num_pages * kBlockTokens));
       for (int64_t p = 0; p < num_pages; ++p)
         cache.units(layer, head).AddPage({out.first_record + p, out.positions[static_cast<size_t>(p * kBlockTokens)]});
     }
@@ -91,50 +105,51 @@ Result<int64_t> UnitMaker::GroupHeads(Context& cx, SequenceCache& cache, int lay
     for (int64_t first = 0; first < num_entries; first += window)
       groups.push_back({keys_[i].data() + first * head_dim, std::min(window, num_entries - first), {}});
   }
-  const bool is_runs = builder.run_entries() > 0;
-  if (!is_runs) builder.Group(cx, groups, head_dim);
+  const int64_t run_entries = builder.run_entries();
+  if (run_entries == 0) builder.Group(cx, groups, head_dim);
+  const bool keeps_pages = recipe_->parts().retrieval->working_set->next_keys > 0;
   const size_t windows_per_head = groups.size() / num_heads;
   int64_t num_made = 0;
   for (size_t i = 0; i < num_heads; ++i) {
-    std::vector<int32_t> labels;  // [num_entries]
-    if (!is_runs)
-      labels = UnitLabels(std::span(groups).subspan(i * windows_per_head, windows_per_head),
-                          recipe_->least_blocks() * kBlockTokens);
-    CACHETTE_TRY(const int64_t num_of_head, MakeUnits(cx, cache, layer, heads.first + static_cast<int>(i), num_pages,
-                                                      labels, builder.run_entries(), keys_[i]));
-    num_made += num_of_head;
+    const int head = heads.first + static_cast<int>(i);
+    const int64_t first_unit = cache.units(layer, head).num_units();
+    std::vector<int32_t> entries(static_cast<size_t>(num_entries));  // of the new units, unit by unit
+    if (run_entries > 0) {
+      cache.MakeRunUnits(layer, head, num_pages, run_entries, keeps_pages);
+      std::iota(entries.begin(), entries.end(), 0);
+    } else {
+      UnitSplit split = SplitBy(UnitLabels(std::span(groups).subspan(i * windows_per_head, windows_per_head),
+                                           recipe_->least_blocks() * kBlockTokens));
+      CACHETTE_TRY(cache.MakeUnits(cx, layer, head, num_pages, split, keys_[i], keeps_pages));
+      entries = std::move(split.entries);
+    }
+    IndexUnits(cx, cache, layer, head, first_unit, entries, keys_[i].data());
+    num_made += cache.units(layer, head).num_units() - first_unit;
   }
   return num_made;
 }
 
-// Units of one KV head with their index vectors. labels: the unit of each entry; empty: runs.
-Result<int64_t> UnitMaker::MakeUnits(Context& cx, SequenceCache& cache, int layer, int head, int64_t num_pages,
-                                     const std::vector<int32_t>& labels, int64_t run_entries,
-                                     const std::vector<float>& keys) {
-  const bool keeps_pages = recipe_->parts().retrieval->working_set->next_keys > 0;
+// Index vectors of a KV head's units from first_unit on. entries: theirs, unit by unit, as rows of keys.
+void UnitMaker::IndexUnits(Context& cx, SequenceCache& cache, int layer, int head, int64_t first_unit,
+                           std::span<const int32_t> entries, const float* keys) {
   const int head_dim = cache.shape().format.head_dim;
-  UnitTable& table = cache.units(layer, head);
-  const int64_t first_unit = table.num_units();
-  CACHETTE_TRY(
-      cache.MakeUnits(cx, layer, head, num_pages, labels.empty() ? nullptr : labels.data(), run_entries, keeps_pages));
-  // Entries of the new units, unit by unit: where their keys are.
-  std::vector<int32_t> order(static_cast<size_t>(num_pages * kBlockTokens));
-  std::iota(order.begin(), order.end(), 0);
-  if (!labels.empty())
-    std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
-      return labels[static_cast<size_t>(a)] < labels[static_cast<size_t>(b)];
-    });
+  const UnitTable& table = cache.units(layer, head);
   const int64_t first_entry = table.unit(first_unit).first_entry;
-  cx.ParallelFor(table.num_units() - first_unit, [&](int64_t i) {
-    const Unit& unit = table.unit(first_unit + i);
+  const int64_t first_block = first_unit / ops::kIndexBlockUnits, end_unit = table.num_units();
+  // A block of the index per task: threads write to lines of their own.
+  cx.ParallelFor((end_unit + ops::kIndexBlockUnits - 1) / ops::kIndexBlockUnits - first_block, [&](int64_t task) {
+    const int64_t block_unit = (first_block + task) * ops::kIndexBlockUnits;
     std::vector<float> of_unit;
-    for (int64_t e = 0; e < unit.num_entries; ++e) {
-      const auto from = keys.begin() + order[static_cast<size_t>(unit.first_entry - first_entry + e)] * head_dim;
-      of_unit.insert(of_unit.end(), from, from + head_dim);
+    for (int64_t u = std::max(first_unit, block_unit); u < std::min(end_unit, block_unit + ops::kIndexBlockUnits);
+         ++u) {
+      const Unit& unit = table.unit(u);
+      of_unit.resize(static_cast<size_t>(unit.num_entries * head_dim));
+      for (int64_t e = 0; e < unit.num_entries; ++e)
+        std::copy_n(keys + int64_t{entries[static_cast<size_t>(unit.first_entry - first_entry + e)]} * head_dim,
+                    head_dim, of_unit.data() + e * head_dim);
+      AddIndex(cache, layer, head, u, of_unit.data(), unit.num_entries);
     }
-    AddIndex(cache, layer, head, first_unit + i, of_unit.data(), unit.num_entries);
   });
-  return table.num_units() - first_unit;
 }
 
 void UnitMaker::AddIndex(SequenceCache& cache, int layer, int head, int64_t unit_idx, const float* keys,
@@ -162,7 +177,7 @@ Result<int64_t> UnitMaker::TakeOutput(Context& cx, SequenceCache& cache, int lay
         builder.NumToClose({.first_position = first_position, .num_entries = num_aged, .boundaries = boundaries});
     if (count == 0) return num_made;
     for (int head = 0; head < cache.shape().num_kv_heads; ++head)
-      CACHETTE_TRY(CloseRun(cache, layer, head, count, builder));
+      CACHETTE_TRY(CloseRun(cx, cache, layer, head, count, builder));
     if (builder.run_entries() > 0) {
       num_made += cache.shape().num_kv_heads;
     } else {
@@ -175,7 +190,7 @@ Result<int64_t> UnitMaker::TakeOutput(Context& cx, SequenceCache& cache, int lay
 }
 
 // The oldest aged entries of one KV head leave: as a unit, or as pages to be grouped.
-Result<void> UnitMaker::CloseRun(SequenceCache& cache, int layer, int head, int64_t num_entries,
+Result<void> UnitMaker::CloseRun(Context& cx, SequenceCache& cache, int layer, int head, int64_t num_entries,
                                  const UnitBuilder& builder) {
   const int64_t num_sinks = recipe_->num_sink_blocks() * kBlockTokens;
   const int head_dim = cache.shape().format.head_dim;
@@ -186,7 +201,7 @@ Result<void> UnitMaker::CloseRun(SequenceCache& cache, int layer, int head, int6
   for (int64_t slot = first_slot, i = 0; i < num_entries; ++slot)
     if (stream.IsLive(slot))
       ops::LoadEntry(cache.shape().format, stream.blocks(), slot, keys.data() + i++ * head_dim, nullptr);
-  CACHETTE_TRY(const OffloadedEntries out, cache.Offload(layer, head, num_sinks, num_entries));
+  CACHETTE_TRY(const OffloadedEntries out, cache.Offload(cx, layer, head, num_sinks, num_entries));
   std::vector<int64_t> records(static_cast<size_t>(ops::BlocksFor(num_entries)));
   std::iota(records.begin(), records.end(), out.first_record);
   const bool is_grouped = builder.run_entries() == 0;

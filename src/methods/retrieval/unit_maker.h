@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -32,9 +33,10 @@ class UnitMaker {
                              const UnitBuilder& builder);
   Result<int64_t> GroupHeads(Context& cx, SequenceCache& cache, int layer, std::pair<int, int> heads, int64_t num_pages,
                              const UnitBuilder& builder);
-  Result<int64_t> MakeUnits(Context& cx, SequenceCache& cache, int layer, int head, int64_t num_pages,
-                            const std::vector<int32_t>& labels, int64_t run_entries, const std::vector<float>& keys);
-  Result<void> CloseRun(SequenceCache& cache, int layer, int head, int64_t num_entries, const UnitBuilder& builder);
+  void IndexUnits(Context& cx, SequenceCache& cache, int layer, int head, int64_t first_unit,
+                  std::span<const int32_t> entries, const float* keys);
+  Result<void> CloseRun(Context& cx, SequenceCache& cache, int layer, int head, int64_t num_entries,
+                        const UnitBuilder& builder);
   void AddIndex(SequenceCache& cache, int layer, int head, int64_t unit_idx, const float* keys, int64_t num_keys);
 
   std::shared_ptr<const Recipe> recipe_;

@@ -19,6 +19,8 @@ const KvStoreKernels& BestKernels() {
   return best;
 }
 
+constexpr int kMaxHeadDim = 256;
+
 bool IsPlain(Dtype dtype) { return dtype == Dtype::kF32 || dtype == Dtype::kF16 || dtype == Dtype::kBF16; }
 
 template <class Byte>
@@ -60,6 +62,28 @@ void LoadKeys(const KvFormat& format, std::span<const std::byte* const> blocks, 
     kernels.load_keys({format.dtype, format.head_dim, block, keys});
     keys += kBlockTokens * format.head_dim;
   }
+}
+
+void GatherEntries(const KvFormat& format, const std::byte* const* blocks, const float* keys,
+                   std::span<const int32_t> slots, std::byte* to) {
+  static constexpr float kZeroKey[kMaxHeadDim] = {};
+  CACHETTE_CHECK(IsPlain(format.dtype) && format.head_dim <= kMaxHeadDim && format.head_dim % 8 == 0);
+  CACHETTE_CHECK(slots.size() <= kBlockTokens);
+  KeyRows rows{format.dtype, format.head_dim, {}, to};
+  std::fill(std::begin(rows.rows), std::end(rows.rows), kZeroKey);
+  const size_t row_bytes = format.element_bytes() * static_cast<size_t>(format.head_dim);
+  const std::byte* values[kBlockTokens];
+  for (size_t i = 0; i < slots.size(); ++i) {
+    rows.rows[i] = keys + int64_t{slots[i]} * format.head_dim;
+    values[i] = BlockOf(blocks, slots[i]) + format.values_offset_bytes() +
+                static_cast<size_t>(slots[i] % kBlockTokens) * row_bytes;
+    // Entries lie anywhere in megabytes: fetch all of them before the first is waited for.
+    for (size_t at = 0; at < row_bytes; at += 64) __builtin_prefetch(values[i] + at);
+  }
+  BestKernels().store_keys(rows);
+  std::byte* value = to + format.values_offset_bytes();
+  for (size_t i = 0; i < slots.size(); ++i, value += row_bytes) std::memcpy(value, values[i], row_bytes);
+  std::memset(value, 0, (kBlockTokens - slots.size()) * row_bytes);
 }
 
 void CopyEntry(const KvFormat& format, const std::byte* const* from_blocks, int64_t from_slot,

@@ -23,4 +23,10 @@ void LoadKeys(const KvFormat& format, std::span<const std::byte* const> blocks, 
 void CopyEntry(const KvFormat& format, const std::byte* const* from_blocks, int64_t from_slot,
                std::byte* const* to_blocks, int64_t to_slot);
 
+// Makes a whole block at to of the entries in these slots of blocks, kBlockTokens at most, bit for bit; the slots
+// behind them become zero. keys: what LoadKeys read of blocks, finite: a key is one run of memory there and a column of
+// its block here.
+void GatherEntries(const KvFormat& format, const std::byte* const* blocks, const float* keys,
+                   std::span<const int32_t> slots, std::byte* to);
+
 }  // namespace cachette::ops

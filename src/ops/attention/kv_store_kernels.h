@@ -31,9 +31,18 @@ struct BlockKeys {
   float* rows;            // [16][head_dim]
 };
 
+// The keys of a whole block from rows that lie anywhere.
+struct KeyRows {
+  Dtype dtype;
+  int head_dim;
+  const float* rows[16];  // [head_dim] each
+  std::byte* keys;        // [head_dim][16]
+};
+
 struct KvStoreKernels {
   void (*store_block)(const BlockStore& store);
   void (*load_keys)(const BlockKeys& block);
+  void (*store_keys)(const KeyRows& keys);
 };
 
 template <Isa>

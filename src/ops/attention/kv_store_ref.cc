@@ -22,11 +22,17 @@ void LoadKeysRef(const BlockKeys& block) {
       block.rows[slot * block.head_dim + d] = ElementAt(block.dtype, block.keys, d * kBlockTokens + slot);
 }
 
+void StoreKeysRef(const KeyRows& keys) {
+  for (int d = 0; d < keys.head_dim; ++d)
+    for (int slot = 0; slot < kBlockTokens; ++slot)
+      SetElement(keys.dtype, keys.keys, d * kBlockTokens + slot, keys.rows[slot][d]);
+}
+
 }  // namespace
 
 template <>
 KvStoreKernels KvStoreKernelsOf<Isa::kRef>() {
-  return {StoreBlockRef, LoadKeysRef};
+  return {StoreBlockRef, LoadKeysRef, StoreKeysRef};
 }
 
 }  // namespace cachette::ops

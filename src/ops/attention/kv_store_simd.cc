@@ -51,12 +51,12 @@ CACHETTE_INLINE __m256 HighHalf(F32x16 x) {
 
 // A whole block at once: 16 rows of keys, 8 columns at a time, through two 8x8 transposes.
 template <Dtype kDtype, size_t kBytes>
-void StoreKeysWhole(const ops::BlockStore& s) {
+void StoreKeysWhole(const ops::KeyRows& s) {
   for (int d = 0; d < s.head_dim; d += 8) {
     __m256 first[8], second[8];
     for (int t = 0; t < 8; ++t) {
-      first[t] = _mm256_loadu_ps(s.key_rows + t * s.key_stride + d);
-      second[t] = _mm256_loadu_ps(s.key_rows + (t + 8) * s.key_stride + d);
+      first[t] = _mm256_loadu_ps(s.rows[t] + d);
+      second[t] = _mm256_loadu_ps(s.rows[t + 8] + d);
     }
     Transpose8x8(first);
     Transpose8x8(second);
@@ -80,7 +80,11 @@ template <Dtype kDtype, size_t kBytes>
 void StoreTyped(const ops::BlockStore& s) {
   alignas(64) std::byte converted[16 * kBytes];
   const bool is_whole = s.num_tokens == kBlock;
-  if (is_whole) StoreKeysWhole<kDtype, kBytes>(s);
+  if (is_whole) {
+    ops::KeyRows rows{s.dtype, s.head_dim, {}, s.keys};
+    for (int t = 0; t < kBlock; ++t) rows.rows[t] = s.key_rows + t * s.key_stride;
+    StoreKeysWhole<kDtype, kBytes>(rows);
+  }
   for (int t = 0; t < s.num_tokens; ++t) {
     const auto slot = static_cast<size_t>(s.slot_idx + t);
     for (int d = 0; d < s.head_dim; d += 16) {
@@ -101,6 +105,14 @@ void StoreBlock(const ops::BlockStore& store) {
     case Dtype::kF16: return StoreTyped<Dtype::kF16, 2>(store);
     case Dtype::kBF16: return StoreTyped<Dtype::kBF16, 2>(store);
     default: return StoreTyped<Dtype::kF32, 4>(store);
+  }
+}
+
+void StoreKeys(const ops::KeyRows& keys) {
+  switch (keys.dtype) {
+    case Dtype::kF16: return StoreKeysWhole<Dtype::kF16, 2>(keys);
+    case Dtype::kBF16: return StoreKeysWhole<Dtype::kBF16, 2>(keys);
+    default: return StoreKeysWhole<Dtype::kF32, 4>(keys);
   }
 }
 
@@ -138,7 +150,7 @@ namespace cachette::ops {
 
 template <>
 KvStoreKernels KvStoreKernelsOf<CACHETTE_ISA::kIsa>() {
-  return {CACHETTE_ISA::StoreBlock, CACHETTE_ISA::LoadKeys};
+  return {CACHETTE_ISA::StoreBlock, CACHETTE_ISA::LoadKeys, CACHETTE_ISA::StoreKeys};
 }
 
 }  // namespace cachette::ops

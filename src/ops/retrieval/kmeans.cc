@@ -34,11 +34,13 @@ int64_t NumTiles(int64_t num_keys) { return (num_keys + kKeyTile - 1) / kKeyTile
 // Most keys and centroids that are worked on at once.
 struct Extent {
   int64_t num_keys = 0;
+  int64_t num_packed = 0;  // keys
   int64_t num_centroids = 0;
   int64_t num_kept_scores = 0;  // floats
 
-  void Cover(int64_t keys, int64_t centroids, bool keeps_scores) {
+  void Cover(int64_t keys, int64_t packed, int64_t centroids, bool keeps_scores) {
     num_keys = std::max(num_keys, keys);
+    num_packed = std::max(num_packed, packed);
     num_centroids = std::max(num_centroids, centroids);
     num_kept_scores = std::max(num_kept_scores, (keeps_scores ? NumTiles(keys) : int64_t{1}) * kKeyTile * centroids);
   }
@@ -46,7 +48,7 @@ struct Extent {
 
 // What a thread needs.
 struct Workspace {
-  std::span<float> tiles;      // [num_tiles][head_dim][64]
+  std::span<float> tiles;      // [tiles of the packed keys][head_dim][64]
   std::span<float> scores;     // [num_tiles, or 1 when they are not kept][num_centroids][64]
   std::span<float> centroids;  // [num_centroids][head_dim], of length 1 or 0
   std::span<float> sums;       // [num_centroids][head_dim]
@@ -55,12 +57,13 @@ struct Workspace {
   std::span<int32_t> starts;   // [num_centroids + 1]
   std::span<int32_t> labels;   // [num_tiles][64]
   std::span<float> margins;    // [num_tiles][64]
+  std::span<float> own;        // [num_tiles][64]
   std::span<int32_t> members;  // [num_keys]
 
   Workspace(ScratchArena& scratch, const Extent& extent, int head_dim) {
     const auto padded = static_cast<size_t>(NumTiles(extent.num_keys) * kKeyTile);
     const auto centroid_count = static_cast<size_t>(extent.num_centroids);
-    tiles = scratch.Array<float>(padded * static_cast<size_t>(head_dim));
+    tiles = scratch.Array<float>(static_cast<size_t>(NumTiles(extent.num_packed) * kKeyTile * head_dim));
     scores = scratch.Array<float>(static_cast<size_t>(extent.num_kept_scores));
     centroids = scratch.Array<float>(centroid_count * static_cast<size_t>(head_dim));
     sums = scratch.Array<float>(centroid_count * static_cast<size_t>(head_dim));
@@ -69,6 +72,7 @@ struct Workspace {
     starts = scratch.Array<int32_t>(centroid_count + 1);
     labels = scratch.Array<int32_t>(padded);
     margins = scratch.Array<float>(padded);
+    own = scratch.Array<float>(padded);
     members = scratch.Array<int32_t>(padded);
   }
 };
@@ -87,10 +91,12 @@ class Clustering {
         num_tiles_(NumTiles(num_keys_)),
         num_centroids_(num_centroids),
         work_(work) {
-    for (int64_t t = 0; t < num_tiles_; ++t)
-      kernels_.pack({keys_, order_.data() + t * kKeyTile,
-                     static_cast<int>(std::min<int64_t>(kKeyTile, num_keys_ - t * kKeyTile)), head_dim_, TileAt(t)});
     std::fill_n(work_.prices.begin(), num_centroids_, 0.0f);
+  }
+
+  // Before keys are assigned, however often.
+  void PackTiles() {
+    for (int64_t t = 0; t < num_tiles_; ++t) Pack(t, TileAt(t));
   }
 
   // Centroids become distinct keys.
@@ -113,6 +119,16 @@ class Clustering {
     }
   }
 
+  // The same of keys that are assigned to these centroids only once; scores are kept for SettleWithin.
+  void PackAndAssign(bool keeps_scores) {
+    for (int64_t t = 0; t < num_tiles_; ++t) {
+      float* const scores = keeps_scores ? ScoresAt(t) : work_.scores.data();
+      Pack(t, work_.tiles.data());
+      kernels_.score({work_.tiles.data(), work_.centroids.data(), static_cast<int>(num_centroids_), head_dim_, scores});
+      Pick(t, scores);
+    }
+  }
+
   // The nearest at current prices; crowded centroids become dearer for the next time, others cheaper.
   void AssignPriced(std::span<const int32_t> capacities) {
     AssignNearest();
@@ -126,6 +142,10 @@ class Clustering {
   void AssignWithin(std::span<const int32_t> capacities) {
     for (int64_t t = 0; t < num_tiles_; ++t)
       kernels_.score({TileAt(t), work_.centroids.data(), static_cast<int>(num_centroids_), head_dim_, ScoresAt(t)});
+    SettleWithin(capacities);
+  }
+  // The same where the scores are there.
+  void SettleWithin(std::span<const int32_t> capacities) {
     for (int round = 0;; ++round) {
       for (int64_t t = 0; t < num_tiles_; ++t) Pick(t, ScoresAt(t));
       GroupMembers();
@@ -144,11 +164,8 @@ class Clustering {
   void Update() {
     std::fill_n(work_.sums.begin(), num_centroids_ * head_dim_, 0.0f);
     std::fill_n(work_.counts.begin(), num_centroids_, 0);
-    for (int64_t i = 0; i < num_keys_; ++i) {
-      const int32_t c = work_.labels[static_cast<size_t>(i)];
-      kernels_.add_key(KeyAt(i), SumAt(c), head_dim_);
-      ++work_.counts[static_cast<size_t>(c)];
-    }
+    kernels_.add_keys({keys_, order_.data(), work_.labels.data(), num_keys_, head_dim_, work_.sums.data()});
+    for (int64_t i = 0; i < num_keys_; ++i) ++work_.counts[static_cast<size_t>(work_.labels[static_cast<size_t>(i)])];
     for (int64_t c = 0; c < num_centroids_; ++c)
       if (work_.counts[static_cast<size_t>(c)] > 0) StoreCentroid(c);
   }
@@ -173,12 +190,11 @@ class Clustering {
                                  static_cast<size_t>(CountOf(c)));
   }
 
-  void StoreCentroid(int64_t c) {
-    const float* sum = SumAt(c);
-    double squares = 0.0;
-    for (int d = 0; d < head_dim_; ++d) squares += static_cast<double>(sum[d]) * static_cast<double>(sum[d]);
-    const auto inverse = static_cast<float>(squares > 0.0 ? 1.0 / std::sqrt(squares) : 0.0);
-    for (int d = 0; d < head_dim_; ++d) work_.centroids[static_cast<size_t>(c * head_dim_ + d)] = sum[d] * inverse;
+  void StoreCentroid(int64_t c) { kernels_.normalise(SumAt(c), head_dim_, work_.centroids.data() + c * head_dim_); }
+
+  void Pack(int64_t t, float* tile) {
+    kernels_.pack({keys_, order_.data() + t * kKeyTile,
+                   static_cast<int>(std::min<int64_t>(kKeyTile, num_keys_ - t * kKeyTile)), head_dim_, tile});
   }
 
   void Pick(int64_t t, const float* scores) {
@@ -214,9 +230,12 @@ class Clustering {
   // A crowded cluster gets dearer by just what makes its excess prefer another.
   void RaisePrices(std::span<const int32_t> capacities) {
     for (int64_t c = 0; c < num_centroids_; ++c) {
-      const int32_t capacity = capacities[static_cast<size_t>(c)];
-      if (CountOf(c) <= capacity) continue;
-      const auto margin = std::bit_cast<float>(static_cast<uint32_t>(ExcessOf(c, capacity).back() >> 32));
+      const int32_t excess = CountOf(c) - capacities[static_cast<size_t>(c)];
+      if (excess <= 0) continue;
+      margins_of_.clear();
+      for (const int32_t i : MembersOf(c)) margins_of_.push_back(work_.margins[static_cast<size_t>(i)]);
+      margins_of_.resize((margins_of_.size() + 7) / 8 * 8, std::numeric_limits<float>::infinity());
+      const float margin = kernels_.select(margins_of_.data(), CountOf(c), excess - 1);
       work_.prices[static_cast<size_t>(c)] += kPriceRise * margin + 1e-6f;
     }
   }
@@ -240,24 +259,25 @@ class Clustering {
       work_.labels[static_cast<size_t>(i)] = static_cast<int32_t>(to);
       ++work_.counts[static_cast<size_t>(to)];
     }
-    if (num_keys_ <= kMaxExchangeKeys)
-      for (const int32_t i : moved_) Exchange(i);
+    if (num_keys_ > kMaxExchangeKeys || moved_.empty()) return;
+    std::fill_n(work_.own.begin(), num_tiles_ * kKeyTile, std::numeric_limits<float>::infinity());
+    for (int64_t i = 0; i < num_keys_; ++i) SetOwn(i);
+    for (const int32_t i : moved_) Exchange(i);
   }
+  void SetOwn(int64_t i) { work_.own[static_cast<size_t>(i)] = ScoreOf(i, work_.labels[static_cast<size_t>(i)]); }
 
   // Key i changes places with the key where both together gain most cosine, if there is one.
   void Exchange(int64_t i) {
-    const int32_t own = work_.labels[static_cast<size_t>(i)];
-    float best_gain = 1e-6f;
-    int64_t best = -1;
-    for (int64_t j = 0; j < num_keys_; ++j) {
-      const int32_t other = work_.labels[static_cast<size_t>(j)];
-      const float gain = ScoreOf(i, other) - ScoreOf(i, own) + ScoreOf(j, own) - ScoreOf(j, other);
-      if (gain > best_gain) {
-        best_gain = gain;
-        best = j;
-      }
-    }
-    if (best >= 0) std::swap(work_.labels[static_cast<size_t>(i)], work_.labels[static_cast<size_t>(best)]);
+    key_scores_.clear();
+    for (int64_t c = 0; c < num_centroids_; ++c) key_scores_.push_back(ScoreOf(i, c));
+    int32_t& own = work_.labels[static_cast<size_t>(i)];
+    const int64_t best =
+        kernels_.exchange({work_.scores.data(), work_.own.data(), work_.labels.data(), key_scores_.data(), own,
+                           static_cast<int>(num_tiles_), static_cast<int>(num_centroids_), /*least_gain=*/1e-6f});
+    if (best < 0) return;
+    std::swap(own, work_.labels[static_cast<size_t>(best)]);
+    SetOwn(i);
+    SetOwn(best);
   }
 
   const KMeansKernels& kernels_;
@@ -268,6 +288,8 @@ class Clustering {
   Workspace& work_;
   std::vector<uint64_t> leads_;
   std::vector<int32_t> moved_;
+  std::vector<float> margins_of_;  // the members of a cluster, padded
+  std::vector<float> key_scores_;  // [num_centroids]
 };
 
 // A share of a problem's keys that is clustered by itself.
@@ -333,6 +355,11 @@ class KMeans {
     return std::llround(std::sqrt(static_cast<double>(wanted)));
   }
 
+  // A cell's centroid is the mean of hundreds of keys: a sample finds it as well.
+  int64_t NumSampledOf(const KMeansProblem& problem) const {
+    return std::min(problem.num_keys, kSampledKeysPerCell * NumCellsOf(problem));
+  }
+
   std::vector<Workspace> WorkspacesFor(const Extent& extent) {
     std::vector<Workspace> workspaces;
     for (int t = 0; t < cx_.num_threads(); ++t) workspaces.emplace_back(cx_.scratch(), extent, params_.head_dim);
@@ -344,7 +371,7 @@ class KMeans {
     const ScratchScope scope(cx_.scratch());
     Extent extent;
     for (const KMeansProblem& problem : params_.problems)
-      if (NumCellsOf(problem) > 1) extent.Cover(problem.num_keys, NumCellsOf(problem), HasCap());
+      if (NumCellsOf(problem) > 1) extent.Cover(problem.num_keys, NumSampledOf(problem), NumCellsOf(problem), HasCap());
     std::vector<Workspace> workspaces = WorkspacesFor(extent);
     const auto num_problems = static_cast<int64_t>(params_.problems.size());
     cx_.ParallelFor(num_problems, [&](int64_t p) {
@@ -366,13 +393,13 @@ class KMeans {
     const int64_t num_cells = NumCellsOf(problem);
     Rng rng(params_.seed);
     std::iota(order.begin(), order.end(), 0);
-    // A cell's centroid is the mean of hundreds of keys: a sample finds it as well.
-    const int64_t num_sampled = std::min(problem.num_keys, kSampledKeysPerCell * num_cells);
+    const int64_t num_sampled = NumSampledOf(problem);
     for (int64_t i = 0; i < num_sampled; ++i)
       std::swap(order[static_cast<size_t>(i)],
                 order[static_cast<size_t>(i) + rng.Below(static_cast<uint64_t>(problem.num_keys - i))]);
     Clustering sample(kernels_, params_.head_dim, problem.keys, order.first(static_cast<size_t>(num_sampled)),
                       num_cells, work);
+    sample.PackTiles();
     sample.Seed(rng);
     for (int i = 0; i < params_.num_iterations; ++i) {
       sample.AssignNearest();
@@ -380,7 +407,7 @@ class KMeans {
     }
     std::iota(order.begin(), order.end(), 0);
     Clustering all(kernels_, params_.head_dim, problem.keys, order, num_cells, work);
-    all.AssignNearest();
+    all.PackAndAssign(/*keeps_scores=*/HasCap());
     std::vector<int64_t> sizes(static_cast<size_t>(num_cells));
     const auto count = [&] {
       std::fill(sizes.begin(), sizes.end(), 0);
@@ -391,7 +418,7 @@ class KMeans {
     if (HasCap()) {  // cells of whole clusters
       std::vector<int32_t> capacities;
       for (const int64_t share : shares) capacities.push_back(static_cast<int32_t>(share * params_.max_cluster_keys));
-      all.AssignWithin(capacities);
+      all.SettleWithin(capacities);
       count();
     }
     std::vector<int64_t> begins(sizes.size());
@@ -411,7 +438,10 @@ class KMeans {
     std::vector<Cell> cells;
     for (const std::vector<Cell>& own : cells_of_) cells.insert(cells.end(), own.begin(), own.end());
     Extent extent;
-    for (const Cell& cell : cells) extent.Cover(cell.end - cell.begin, cell.num_clusters, HasCap());
+    for (const Cell& cell : cells) {
+      const int64_t num_keys = cell.end - cell.begin;
+      extent.Cover(num_keys, num_keys, cell.num_clusters, HasCap());
+    }
     std::vector<Workspace> workspaces = WorkspacesFor(extent);
     const auto num_cells = static_cast<int64_t>(cells.size());
     cx_.ParallelFor(num_cells, [&](int64_t i) {
@@ -425,6 +455,7 @@ class KMeans {
         static_cast<size_t>(cell.begin), static_cast<size_t>(cell.end - cell.begin));
     Rng rng(params_.seed + static_cast<uint64_t>(cell.begin) + 1);
     Clustering clustering(kernels_, params_.head_dim, problem.keys, order, cell.num_clusters, work);
+    clustering.PackTiles();
     clustering.Seed(rng);
     std::vector<int32_t> capacities(static_cast<size_t>(cell.num_clusters),
                                     static_cast<int32_t>(params_.max_cluster_keys));

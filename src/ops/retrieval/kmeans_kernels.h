@@ -38,11 +38,38 @@ struct CentroidPick {
   float* margins;   // [64]
 };
 
+// sums[labels[i]] += key order[i] for each i in turn.
+struct KeySums {
+  const float* keys;  // [..][head_dim]
+  const int32_t* order;
+  const int32_t* labels;
+  int64_t num_keys;
+  int head_dim;
+  float* sums;  // [num_centroids][head_dim]
+};
+
+// Which key should change places with one of cluster own? The first of largest gain above least_gain: gain of key i =
+// key_scores[labels[i]] - key_scores[own] + scores[own][i] - own_scores[i].
+struct KeyExchange {
+  const float* scores;      // [num_tiles][num_centroids][64]
+  const float* own_scores;  // [num_tiles][64] with the own centroid; infinity past the last key
+  const int32_t* labels;    // [num_tiles][64]
+  const float* key_scores;  // [num_centroids], of the key that moves
+  int32_t own;
+  int num_tiles;
+  int num_centroids;
+  float least_gain;
+};
+
 struct KMeansKernels {
   void (*pack)(const KeyPack& pack);
   void (*score)(const KeyScores& scores);
   void (*pick)(const CentroidPick& pick);
-  void (*add_key)(const float* key, float* sum, int head_dim);  // sum += key
+  void (*add_keys)(const KeySums& sums);
+  void (*normalise)(const float* x, int head_dim, float* unit);  // x over its length; zero stays zero
+  int32_t (*exchange)(const KeyExchange& exchange);              // the key's number, -1: none
+  // The rank-th smallest (0: the smallest) of count floats >= 0; x is padded to a multiple of 8 with infinity.
+  float (*select)(const float* x, int count, int rank);
 };
 
 template <Isa>

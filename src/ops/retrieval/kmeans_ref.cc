@@ -1,5 +1,7 @@
+#include <algorithm>
 #include <cmath>
 #include <limits>
+#include <vector>
 
 #include "ops/retrieval/kmeans_kernels.h"
 
@@ -47,15 +49,44 @@ void PickRef(const CentroidPick& pick) {
   }
 }
 
-void AddKeyRef(const float* key, float* sum, int head_dim) {
-  for (int d = 0; d < head_dim; ++d) sum[d] += key[d];
+void AddKeysRef(const KeySums& s) {
+  for (int64_t i = 0; i < s.num_keys; ++i)
+    for (int d = 0; d < s.head_dim; ++d)
+      s.sums[int64_t{s.labels[i]} * s.head_dim + d] += s.keys[int64_t{s.order[i]} * s.head_dim + d];
+}
+
+void NormaliseRef(const float* x, int head_dim, float* unit) {
+  double squares = 0.0;
+  for (int d = 0; d < head_dim; ++d) squares += static_cast<double>(x[d]) * static_cast<double>(x[d]);
+  const auto inverse = static_cast<float>(squares > 0.0 ? 1.0 / std::sqrt(squares) : 0.0);
+  for (int d = 0; d < head_dim; ++d) unit[d] = x[d] * inverse;
+}
+
+int32_t ExchangeRef(const KeyExchange& e) {
+  float best_gain = e.least_gain;
+  int32_t best = -1;
+  for (int i = 0; i < e.num_tiles * kKeyTile; ++i) {
+    const float own_score = e.scores[(int64_t{i / kKeyTile} * e.num_centroids + e.own) * kKeyTile + i % kKeyTile];
+    const float gain = e.key_scores[e.labels[i]] - e.key_scores[e.own] + own_score - e.own_scores[i];
+    if (gain > best_gain) {
+      best_gain = gain;
+      best = i;
+    }
+  }
+  return best;
+}
+
+float SelectRef(const float* x, int count, int rank) {
+  std::vector<float> sorted(x, x + count);
+  std::sort(sorted.begin(), sorted.end());
+  return sorted[static_cast<size_t>(rank)];
 }
 
 }  // namespace
 
 template <>
 KMeansKernels KMeansKernelsOf<Isa::kRef>() {
-  return {PackRef, ScoreRef, PickRef, AddKeyRef};
+  return {PackRef, ScoreRef, PickRef, AddKeysRef, NormaliseRef, ExchangeRef, SelectRef};
 }
 
 }  // namespace cachette::ops

@@ -2,15 +2,14 @@
 
 #include <algorithm>
 #include <atomic>
-#include <bit>
 #include <cmath>
 #include <cstring>
 #include <new>
 
-#include "base/half.h"
 #include "base/result.h"
 #include "ops/retrieval/unit_scores_kernels.h"
 #include "ops/simd.h"
+#include "tensor/backend.h"
 
 namespace cachette::ops {
 namespace {
@@ -19,6 +18,7 @@ namespace {
 constexpr int64_t kSplitBlocks = 32;
 // Below this many bytes a call stays on the calling thread, as in attention/decode.cc and for the same reason.
 constexpr int64_t kMinParallelBytes = 96 << 10;
+constexpr int kMaxHeadDim = 256;
 
 int64_t NumBlocks(int64_t num_units) { return (num_units + kIndexBlockUnits - 1) / kIndexBlockUnits; }
 
@@ -32,39 +32,31 @@ struct RowPlan {
 
 void CheckParams(const UnitScoreParams& params) {
   CACHETTE_CHECK(params.group_size >= 1 && params.group_size <= 16);
-  CACHETTE_CHECK(params.head_dim >= 8 && params.head_dim <= 256 && params.head_dim % 8 == 0);
+  CACHETTE_CHECK(params.head_dim >= 8 && params.head_dim <= kMaxHeadDim && params.head_dim % 8 == 0);
   for (const UnitScoreRow& row : params.rows) CACHETTE_CHECK(row.num_units >= 0);
 }
 
-constexpr float kMaxF16 = 65504.0f;
-
-F16 Nearest(float x) { return static_cast<F16>(std::clamp(x, -kMaxF16, kMaxF16)); }
-F16 NextBelow(F16 x) {
-  const auto bits = std::bit_cast<uint16_t>(x);
-  if ((bits & 0x7fff) == 0) return std::bit_cast<F16>(uint16_t{0x8001});
-  return std::bit_cast<F16>(static_cast<uint16_t>((bits & 0x8000) != 0 ? bits + 1 : bits - 1));
-}
-F16 RoundDown(float x) {
-  const F16 nearest = Nearest(x);
-  return static_cast<float>(nearest) > x && static_cast<float>(nearest) > -kMaxF16 ? NextBelow(nearest) : nearest;
+// All levels narrow alike, so the best one of the machine serves whoever has no Context.
+const UnitScoreKernels& BestKernels() {
+  static const UnitScoreKernels best =
+      ForIsa(FindBackend("auto")->isa, []<Isa kIsa>() { return UnitScoreKernelsOf<kIsa>(); });
+  return best;
 }
 
 }  // namespace
 
 void StoreUnitVectors(UnitBound bound, int head_dim, std::byte* index, int64_t unit, const float* first,
                       const float* second) {
+  CACHETTE_CHECK(head_dim <= kMaxHeadDim && head_dim % 8 == 0);
   std::byte* block = index + unit / kIndexBlockUnits * UnitIndexBytes(bound, kIndexBlockUnits, head_dim);
-  const auto store = [&](int channel, F16 x) {
-    std::memcpy(block + (channel * kIndexBlockUnits + unit % kIndexBlockUnits) * 2, &x, 2);
+  uint16_t bits[kMaxHeadDim];
+  const auto store = [&](const float* vector, Narrowing narrowing, int first_channel) {
+    BestKernels().narrow(vector, head_dim, narrowing, bits);
+    for (int d = 0; d < head_dim; ++d)
+      std::memcpy(block + ((first_channel + d) * kIndexBlockUnits + unit % kIndexBlockUnits) * 2, &bits[d], 2);
   };
-  for (int d = 0; d < head_dim; ++d) {
-    if (bound == UnitBound::kDot) {
-      store(d, Nearest(first[d]));
-    } else {
-      store(d, RoundDown(first[d]));
-      store(head_dim + d, -RoundDown(-second[d]));
-    }
-  }
+  store(first, bound == UnitBound::kBox ? Narrowing::kDown : Narrowing::kNearest, 0);
+  if (bound == UnitBound::kBox) store(second, Narrowing::kUp, head_dim);
 }
 
 void ScoreUnits(Context& cx, const UnitScoreParams& params) {

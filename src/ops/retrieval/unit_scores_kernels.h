@@ -34,9 +34,13 @@ struct UnitReduce {
   float* weights;  // 0 from num_units on
 };
 
+// f16 of what fits f16, what exceeds its range becomes its largest finite value.
+enum class Narrowing : uint8_t { kNearest, kDown, kUp };
+
 struct UnitScoreKernels {
   void (*score)(const UnitScoreBlocks& blocks);
   void (*reduce)(const UnitReduce& reduce);
+  void (*narrow)(const float* x, int count, Narrowing narrowing, uint16_t* bits);  // count: a multiple of 8
 };
 
 template <Isa>

@@ -1,6 +1,8 @@
 #include <algorithm>
+#include <bit>
 #include <cmath>
 
+#include "base/half.h"
 #include "ops/attention/element.h"
 #include "ops/retrieval/unit_scores.h"
 #include "ops/retrieval/unit_scores_kernels.h"
@@ -54,11 +56,33 @@ void ReduceRef(const UnitReduce& r) {
   }
 }
 
+constexpr float kMaxF16 = 65504.0f;
+
+F16 Nearest(float x) { return static_cast<F16>(std::clamp(x, -kMaxF16, kMaxF16)); }
+F16 NextBelow(F16 x) {
+  const auto bits = std::bit_cast<uint16_t>(x);
+  if ((bits & 0x7fff) == 0) return std::bit_cast<F16>(uint16_t{0x8001});
+  return std::bit_cast<F16>(static_cast<uint16_t>((bits & 0x8000) != 0 ? bits + 1 : bits - 1));
+}
+F16 RoundDown(float x) {
+  const F16 nearest = Nearest(x);
+  return static_cast<float>(nearest) > x && static_cast<float>(nearest) > -kMaxF16 ? NextBelow(nearest) : nearest;
+}
+
+void NarrowRef(const float* x, int count, Narrowing narrowing, uint16_t* bits) {
+  for (int i = 0; i < count; ++i) {
+    const F16 narrow = narrowing == Narrowing::kNearest ? Nearest(x[i])
+                       : narrowing == Narrowing::kDown  ? RoundDown(x[i])
+                                                        : -RoundDown(-x[i]);
+    bits[i] = std::bit_cast<uint16_t>(narrow);
+  }
+}
+
 }  // namespace
 
 template <>
 UnitScoreKernels UnitScoreKernelsOf<Isa::kRef>() {
-  return {ScoreRef, ReduceRef};
+  return {ScoreRef, ReduceRef, NarrowRef};
 }
 
 }  // namespace cachette::ops

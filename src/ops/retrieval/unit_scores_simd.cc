@@ -128,6 +128,23 @@ void Reduce(const ops::UnitReduce& r) {
   SetTail(r.weights, r.num_units, 0.0f);
 }
 
+template <int kRounding>
+void NarrowTo(const float* x, int count, uint16_t* bits) {
+  const __m256 most = _mm256_set1_ps(65504.0f), least = _mm256_set1_ps(-65504.0f);
+  for (int i = 0; i < count; i += 8) {
+    const __m256 within = _mm256_max_ps(_mm256_min_ps(_mm256_loadu_ps(x + i), most), least);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(bits + i), _mm256_cvtps_ph(within, kRounding));
+  }
+}
+
+void Narrow(const float* x, int count, ops::Narrowing narrowing, uint16_t* bits) {
+  switch (narrowing) {
+    case ops::Narrowing::kNearest: return NarrowTo<_MM_FROUND_TO_NEAREST_INT>(x, count, bits);
+    case ops::Narrowing::kDown: return NarrowTo<_MM_FROUND_TO_NEG_INF>(x, count, bits);
+    case ops::Narrowing::kUp: return NarrowTo<_MM_FROUND_TO_POS_INF>(x, count, bits);
+  }
+}
+
 }  // namespace
 }  // namespace cachette::CACHETTE_ISA
 
@@ -137,7 +154,7 @@ using namespace CACHETTE_ISA;
 
 template <>
 UnitScoreKernels UnitScoreKernelsOf<kIsa>() {
-  return {ScoreBlocks, Reduce};
+  return {ScoreBlocks, Reduce, Narrow};
 }
 
 }  // namespace cachette::ops

@@ -37,10 +37,10 @@ class ResidentRoom : public ::testing::Test {
     CACHETTE_CHECK(cache_.BeginPass({.num_tokens = 96, .is_last_prefill_chunk = true}).ok());
     for (int layer = 0; layer < 2; ++layer) {
       CACHETTE_CHECK(cache_.Append(cx_, layer, rows.data(), 8, rows.data(), 8).ok());
-      const auto out = cache_.Offload(layer, 0, 16, 64);
+      const auto out = cache_.Offload(cx_, layer, 0, 16, 64);
       CACHETTE_CHECK(out.ok());
       for (int32_t p = 0; p < 4; ++p) cache_.units(layer, 0).AddPage({out->first_record + p, 16 + 16 * p});
-      CACHETTE_CHECK(cache_.MakeUnits(cx_, layer, 0, 4, nullptr, 16, true).ok());
+      cache_.MakeRunUnits(layer, 0, 4, 16, true);
     }
     cache_.EndPass();
   }

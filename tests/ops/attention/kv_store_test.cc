@@ -82,9 +82,17 @@ TEST(KvStore, AllBackendsRoundAlike) {
           for (int d = 0; d < kHeadDim; ++d)
             ASSERT_EQ(loaded[static_cast<size_t>((first + t) * kHeadDim + d)],
                       Rounded(dtype, keys[static_cast<size_t>(t * kHeadDim + d)]));
+        const auto store_keys_with = [&](void (*store)(const KeyRows&)) {
+          std::vector<std::byte> block(format.values_offset_bytes());
+          KeyRows rows{dtype, kHeadDim, {}, block.data()};
+          for (size_t t = 0; t < 16; ++t) rows.rows[t] = keys.data() + (t + 5) % 16 * kHeadDim;
+          store(rows);
+          return block;
+        };
         for (const KvStoreKernels& level : levels) {
           EXPECT_EQ(store_with(level.store_block), expected);
           EXPECT_EQ(load_with(level.load_keys), loaded);
+          EXPECT_EQ(store_keys_with(level.store_keys), store_keys_with(reference.store_keys));
         }
       }
   }
@@ -102,6 +110,30 @@ TEST(KvStore, CopyIsBitExact) {
     EXPECT_EQ(a, c);
     EXPECT_EQ(b, d);
   }
+}
+
+// As entry by entry, and zero behind them.
+TEST(KvStore, GatheredEntriesAreBitExact) {
+  for (Dtype dtype : {Dtype::kF32, Dtype::kF16, Dtype::kBF16})
+    for (int head_dim : {8, 64, 72, 256}) {
+      Rng rng(5);
+      TestRow from(rng, dtype, head_dim, 80);
+      const KvFormat format = from.format();
+      const std::span<const std::byte* const> blocks(from.blocks(), 5);
+      std::vector<float> keys(static_cast<size_t>(80 * head_dim));
+      LoadKeys(format, blocks, keys.data());
+      for (const size_t count : {0u, 1u, 15u, 16u}) {
+        std::vector<int32_t> slots;
+        std::vector<std::byte> expected(format.block_bytes()), gathered(format.block_bytes(), std::byte{7});
+        for (size_t i = 0; i < count; ++i) {
+          slots.push_back(static_cast<int32_t>(rng.Below(80)));
+          std::byte* const to = expected.data();
+          CopyEntry(format, from.blocks(), slots.back(), &to, static_cast<int64_t>(i));
+        }
+        GatherEntries(format, from.blocks(), keys.data(), slots, gathered.data());
+        EXPECT_EQ(gathered, expected) << head_dim << " " << count;
+      }
+    }
 }
 
 }  // namespace

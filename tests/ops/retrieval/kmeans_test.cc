@@ -4,9 +4,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include "base/rng.h"
+#include "ops/retrieval/kmeans_kernels.h"
+#include "ops/simd.h"
 
 namespace cachette::ops {
 namespace {
@@ -104,6 +107,79 @@ double QualityOf(const std::vector<float>& keys, int head_dim, const Result& res
   for (size_t i = 0; i < result.labels.size(); ++i)
     sum += CosineOf(keys.data() + i * static_cast<size_t>(head_dim), means[static_cast<size_t>(result.labels[i])]);
   return sum / static_cast<double>(result.labels.size());
+}
+
+KMeansKernels KernelsOf(const Backend& backend) {
+  return ForIsa(backend.isa, []<Isa kIsa>() { return KMeansKernelsOf<kIsa>(); });
+}
+
+TEST(KMeans, BackendsSelectTheSameNumbers) {
+  Rng rng(3);
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  for (const size_t count : {1u, 2u, 7u, 8u, 9u, 40u, 333u})
+    for (const bool has_equals : {false, true}) {
+      std::vector<float> x;
+      for (size_t i = 0; i < count; ++i)
+        x.push_back(has_equals ? static_cast<float>(rng.Below(4)) : std::abs(static_cast<float>(rng.Normal())));
+      if (count > 7) x[3] = kInfinity;
+      x.resize((count + 7) / 8 * 8, kInfinity);
+      std::vector<float> sorted(x.begin(), x.begin() + static_cast<int64_t>(count));
+      std::sort(sorted.begin(), sorted.end());
+      for (const Backend& backend : AllBackends()) {
+        if (!backend.is_supported) continue;
+        for (size_t rank = 0; rank < count; ++rank)
+          ASSERT_EQ(KernelsOf(backend).select(x.data(), static_cast<int>(count), static_cast<int>(rank)), sorted[rank])
+              << backend.name;
+      }
+    }
+}
+
+TEST(KMeans, BackendsSumNormaliseAndExchangeAlike) {
+  const KMeansKernels reference = KMeansKernelsOf<Isa::kRef>();
+  for (const Backend& backend : AllBackends()) {
+    if (!backend.is_supported) continue;
+    const KMeansKernels kernels = KernelsOf(backend);
+    for (const int head_dim : {8, 16, 72, 128}) {
+      Rng rng(4);
+      const std::vector<float> keys = MakeKeys(5, 100, head_dim);
+      std::vector<int32_t> order, labels;
+      for (int i = 0; i < 50; ++i) {
+        order.push_back(static_cast<int32_t>(rng.Below(100)));
+        labels.push_back(static_cast<int32_t>(rng.Below(3)));
+      }
+      std::vector<float> expected(static_cast<size_t>(3 * head_dim)), sums = expected;
+      reference.add_keys({keys.data(), order.data(), labels.data(), 50, head_dim, expected.data()});
+      kernels.add_keys({keys.data(), order.data(), labels.data(), 50, head_dim, sums.data()});
+      EXPECT_EQ(sums, expected) << "each sum goes in the order of the keys";
+      std::vector<float> unit(static_cast<size_t>(head_dim), 1.0f);
+      kernels.normalise(sums.data(), head_dim, unit.data());
+      double squares = 0.0;
+      for (const float x : unit) squares += static_cast<double>(x) * static_cast<double>(x);
+      EXPECT_NEAR(squares, 1.0, 3e-7) << "the inverse and each product are rounded";
+      kernels.normalise(std::vector<float>(static_cast<size_t>(head_dim)).data(), head_dim, unit.data());
+      EXPECT_EQ(unit, std::vector<float>(static_cast<size_t>(head_dim)));
+    }
+    for (const int num_tiles : {1, 3}) {
+      constexpr int kCentroids = 5;
+      const auto num_slots = static_cast<size_t>(num_tiles * kKeyTile);
+      for (uint64_t seed = 0; seed < 40; ++seed) {
+        Rng rng(seed);
+        // Scores of few values: several keys gain the same, and the first one counts.
+        const auto score = [&] { return static_cast<float>(rng.Below(6)) * 0.25f; };
+        std::vector<float> scores(num_slots * kCentroids), own(num_slots), of_key(kCentroids);
+        std::vector<int32_t> labels(num_slots);
+        for (float& x : scores) x = score();
+        for (float& x : own) x = score();
+        for (float& x : of_key) x = score();
+        for (int32_t& label : labels) label = static_cast<int32_t>(rng.Below(kCentroids));
+        for (size_t i = num_slots - 5; i < num_slots; ++i) own[i] = std::numeric_limits<float>::infinity();
+        const float least_gain = seed % 2 == 0 ? 1e-6f : 1.5f;
+        const KeyExchange exchange{scores.data(), own.data(), labels.data(), of_key.data(), 2,
+                                   num_tiles,     kCentroids, least_gain};
+        EXPECT_EQ(kernels.exchange(exchange), reference.exchange(exchange)) << backend.name << " " << seed;
+      }
+    }
+  }
 }
 
 TEST(KMeans, IsWellFormedForEveryShape) {

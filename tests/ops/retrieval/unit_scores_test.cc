@@ -8,6 +8,8 @@
 
 #include "base/half.h"
 #include "base/rng.h"
+#include "ops/retrieval/unit_scores_kernels.h"
+#include "ops/simd.h"
 
 namespace cachette::ops {
 namespace {
@@ -179,6 +181,23 @@ TEST(UnitScores, SoftmaxSurvivesScoresOfAnySize) {
     const auto weights = WeightsOf(s, {row}, backend);
     for (const float weight : weights[0]) sum += static_cast<double>(weight);
     EXPECT_NEAR(sum, 1.0, 1e-5) << backend.name;
+  }
+}
+
+TEST(UnitScores, AllBackendsNarrowAlike) {
+  const std::vector<float> x = {0.0f, -0.0f, 1e-9f,      -1e-9f,     0.1f,        -0.1f,    65504.0f, 65519.0f,
+                                7e4f, -7e4f, 1.0004883f, 1.0009766f, -1.0004883f, 5.96e-8f, 2.98e-8f, -3e-6f};
+  const auto count = static_cast<int>(x.size());
+  for (const Narrowing narrowing : {Narrowing::kNearest, Narrowing::kDown, Narrowing::kUp}) {
+    std::vector<uint16_t> expected(x.size()), bits(x.size());
+    UnitScoreKernelsOf<Isa::kRef>().narrow(x.data(), count, narrowing, expected.data());
+    for (const Backend& backend : AllBackends()) {
+      if (!backend.is_supported) continue;
+      ForIsa(backend.isa, []<Isa kIsa>() {
+        return UnitScoreKernelsOf<kIsa>();
+      }).narrow(x.data(), count, narrowing, bits.data());
+      EXPECT_EQ(bits, expected) << backend.name;
+    }
   }
 }
 
