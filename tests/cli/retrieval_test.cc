@@ -112,7 +112,7 @@ TEST(RetrievalRun, SummaryHasALine) {
               testing::ContainsRegex("retrieval  0\\.[0-9]+ per token and layer, [0-9.]+ entries copied per "
                                      "token and KV head, working set .* KiB, slow tier arena .* KiB\n"));
   EXPECT_THAT(result.err, HasSubstr("in the fast tier)"));
-  EXPECT_THAT(result.err, testing::Not(HasSubstr("ahead")));
+  EXPECT_THAT(result.err, testing::Not(HasSubstr("read ahead, of which")));
   arguments.insert(arguments.end(), {"--ahead", "select"});
   EXPECT_THAT(RunCachette(arguments).err,
               testing::ContainsRegex("\n           [0-9.]+ of them read ahead, of which 100 % were wanted\n"));
