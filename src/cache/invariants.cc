@@ -97,7 +97,7 @@ void CheckTable(const UnitTable& table, const HeadStream& stream, int64_t num_to
                                  table.resident_entries(), table.resident_blocks(), entries, blocks));
 }
 
-// Who names a record of a store. Reads under way hold references too, one per guess.
+// Who names a record of a store. Reads under way hold references too, one per guess or block read ahead.
 struct RecordOwners {
   uint32_t num_owners = 0, num_reads = 0;
 };
@@ -134,6 +134,11 @@ std::vector<std::string> CheckInvariants(const Tier& tier, std::span<const Seque
   for (size_t s = 0; s < sequences.size(); ++s) {
     const SequenceCache& sequence = *sequences[s];
     for (const Block& block : sequence.staged()) ++owners[{sequence.shape().format.block_bytes(), block.id}];
+    for (const auto& [unit, blocks] : sequence.ahead().units) {
+      for (const Block& block : blocks) ++owners[{sequence.shape().format.block_bytes(), block.id}];
+      for (const int64_t record : sequence.units(sequence.ahead().layer, unit.kv_head).records(unit.unit_idx))
+        ++stores[sequence.slow()][record].num_reads;
+    }
     int64_t live = 0, live_bytes = 0;
     for (int layer = 0; layer < sequence.shape().num_layers; ++layer) {
       for (int head = 0; head < sequence.shape().num_kv_heads; ++head) {

@@ -1,6 +1,7 @@
 #pragma once
-// What the forward pass shows of itself: the queries of a layer, right before and right after its attention. The model
-// does not know who looks; without an observer nothing is computed or kept.
+// What the forward pass shows of itself: the queries of a layer, right before and right after its attention, and at
+// decode the next layer's as far as they can be told by then. The model does not know who looks; without an observer
+// nothing is computed or kept.
 
 #include <cstdint>
 
@@ -30,6 +31,11 @@ class LayerObserver {
   // Called when the rows' own entries are in the cache and attention is next; may choose what it reads of this layer
   // (SequenceCache::BeginView).
   virtual Result<void> BeforeAttention(Context&, SequenceCache&, const LayerQueries&) { return Ok(); }
+  // At decode, between a layer's BeforeAttention and its attention: the next layer's queries as they would be if this
+  // layer added nothing to the residual stream. Only where they are wanted, which costs one more pass over that layer's
+  // query weights; next.q is null while being asked.
+  virtual bool WantsNextQueries(const SequenceCache&, const LayerQueries& /*next*/) const { return false; }
+  virtual Result<void> NextQueries(Context&, SequenceCache&, const LayerQueries& /*next*/) { return Ok(); }
   // Called after a layer's attention and before its output is used further; may evict entries of that layer.
   virtual Result<void> AfterAttention(Context& cx, SequenceCache& cache, const LayerQueries& queries) = 0;
 };

@@ -1,6 +1,7 @@
 // SequenceCache from the slow tier: units and pages come back, attention reads a view of them.
 
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "cache/sequence_cache.h"
@@ -10,9 +11,60 @@ namespace cachette {
 using ops::kBlockTokens;
 
 Result<void> SequenceCache::Recall(int layer, std::span<const UnitRef> refs) {
+  CACHETTE_TRY(TakeAhead(layer, refs));
   std::vector<RecordRead> reads;
-  for (const UnitRef& ref : refs) CACHETTE_TRY(units(layer, ref.kv_head).MakeResident(ref.unit_idx, reads));
+  for (const UnitRef& ref : refs)
+    if (!units(layer, ref.kv_head).IsResident(ref.unit_idx))
+      CACHETTE_TRY(units(layer, ref.kv_head).MakeResident(ref.unit_idx, reads));
   return slow_->Read(reads);
+}
+
+Result<int64_t> SequenceCache::ReadAhead(int layer, std::span<const UnitRef> refs) {
+  DropAhead();
+  const size_t block_bytes = shape_.format.block_bytes();
+  int64_t to_append = 0;  // all of it: what only passes through was not promised
+  for (int head = 0; head < shape_.num_kv_heads; ++head)
+    to_append += stream(layer, head).BlocksToAppend(static_cast<int64_t>(pass_positions_.size()));
+  const size_t bytes_to_come =
+      bytes_to_come_[static_cast<size_t>(layer) + 1] + static_cast<size_t>(to_append) * block_bytes;
+  promise_.Set(bytes_to_come);  // what the layer was promised for its units is room like any other
+  ahead_.layer = layer;
+  std::vector<RecordRead> reads;
+  for (const UnitRef& ref : refs) {
+    const UnitTable& table = units(layer, ref.kv_head);
+    const int64_t num_blocks = table.unit(ref.unit_idx).num_blocks;
+    if (static_cast<size_t>(num_blocks) * block_bytes > tier_->room_bytes()) break;
+    Result<std::vector<Block>> blocks = table.AllocateBlocks(ref.unit_idx, reads);
+    if (!blocks.ok()) break;  // Recall tries again
+    ahead_.units.emplace(ref, *std::move(blocks));
+    ahead_.num_blocks += num_blocks;
+  }
+  promise_.Set(bytes_to_come + static_cast<size_t>(BlocksToRecall(layer)) * block_bytes);
+  const auto num_ahead = static_cast<int64_t>(ahead_.units.size());
+  if (num_ahead == 0) return num_ahead;
+  BookHeld();  // while they are there
+  CACHETTE_TRY(ahead_.reading, slow_->StartRead(reads));
+  return num_ahead;
+}
+
+// The wanted units that were read ahead become resident, the others leave.
+Result<void> SequenceCache::TakeAhead(int layer, std::span<const UnitRef> wanted) {
+  if (ahead_.layer != layer) return Ok();
+  if (std::any_of(wanted.begin(), wanted.end(), [&](const UnitRef& ref) { return IsAhead(layer, ref); }))
+    CACHETTE_TRY(slow_->Wait(std::exchange(ahead_.reading, {})));
+  for (const UnitRef& ref : wanted)
+    if (auto node = ahead_.units.extract(ref); !node.empty())
+      units(layer, ref.kv_head).MakeResident(ref.unit_idx, std::move(node.mapped()));
+  DropAhead();
+  return Ok();
+}
+
+void SequenceCache::DropAhead() {
+  if (ahead_.layer < 0) return;
+  slow_->Discard(ahead_.reading);
+  for (const auto& [unit, blocks] : ahead_.units)
+    for (const Block& block : blocks) tier_->Release(shape_.format.block_bytes(), block.id);
+  ahead_ = {};
 }
 
 void SequenceCache::BeginView(int layer, int64_t num_sink_blocks) {
@@ -183,6 +235,7 @@ void SequenceCache::BookHeld() {
   }
   size_t num_copies = staged_.size();
   for (const std::vector<Guess>& of_head : guesses_) num_copies += of_head.size();
+  num_copies += static_cast<size_t>(ahead_.num_blocks);
   fast += static_cast<int64_t>(num_copies * shape_.format.block_bytes());
   ledger_.SetMetadataBytes(fast);
   ledger_.SetMetadataBytes(slow_->kind(), slow_copies);

@@ -29,6 +29,7 @@ SequenceCache::SequenceCache(Tier& tier, const CacheShape& shape, RecordStore* s
 SequenceCache::~SequenceCache() {
   if (guesses_.empty()) return;  // without units, or moved from
   for (int layer = 0; layer < shape_.num_layers; ++layer) DropGuesses(layer);
+  DropAhead();
   EndView();
 }
 
@@ -76,11 +77,12 @@ int64_t SequenceCache::least_blocks(int layer, int kv_head) const {
   return std::min(shape_.units.least_blocks, (num_entries + ops::kBlockTokens - 1) / ops::kBlockTokens);
 }
 
+// What was read ahead is room that the layer has already.
 int64_t SequenceCache::BlocksToRecall(int layer) const {
   int64_t num_blocks = 0;
   for (int head = 0; has_units() && head < shape_.num_kv_heads; ++head)
     num_blocks += std::max<int64_t>(0, least_blocks(layer, head) - units(layer, head).resident_blocks());
-  return num_blocks;
+  return std::max<int64_t>(0, num_blocks - (ahead_.layer == layer ? ahead_.num_blocks : 0));
 }
 
 size_t SequenceCache::BytesForPass(const PassInfo& pass) const {
@@ -93,6 +95,7 @@ size_t SequenceCache::BytesForPass(const PassInfo& pass) const {
 
 Result<void> SequenceCache::BeginPass(const PassInfo& pass) {
   promise_.Set(0);  // of a pass that was given up
+  DropAhead();
   const size_t num_bytes = BytesForPass(pass);
   CACHETTE_TRY(tier_->CheckRoom(num_bytes));
   promise_.Set(num_bytes);

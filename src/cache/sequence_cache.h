@@ -1,7 +1,9 @@
 #pragma once
 // The KV cache of one sequence: a HeadStream per layer and KV head, and its ledger.
 
+#include <compare>
 #include <cstdint>
+#include <map>
 #include <span>
 #include <string>
 #include <vector>
@@ -72,7 +74,8 @@ class SequenceCache {
   SequenceCache(SequenceCache&&) noexcept = default;
   SequenceCache& operator=(SequenceCache&&) = delete;
 
-  // A copy that goes its own way from here, between passes, without the guesses. Errors: kOutOfMemory.
+  // A copy that goes its own way from here, between passes, without the guesses and what was read ahead. Errors:
+  // kOutOfMemory.
   Result<SequenceCache> Clone() const;
 
   // Opens a pass: from here to EndPass every stream takes pass.num_tokens appended entries and pass.num_transient more
@@ -110,13 +113,30 @@ class SequenceCache {
   Result<OffloadedEntries> Offload(Context& cx, int layer, int kv_head, int64_t first_rank, int64_t num_entries,
                                    EvictTime time = EvictTime::kAfterAttention);
 
-  // Copies units into the fast tier: allocates all of them, then reads them together. Errors: kOutOfMemory, when a unit
-  // had no room (those before it are resident, none is read); those of RecordStore. The sequence must be dropped then.
   struct UnitRef {
     int kv_head = 0;
     int64_t unit_idx = 0;
+    auto operator<=>(const UnitRef&) const = default;
   };
+  // Copies units into the fast tier: takes those that were read ahead and drops the others that were, then allocates
+  // what lacks and reads it together. Errors: kOutOfMemory, when a unit had no room (those before it are resident, none
+  // is read); those of RecordStore. The sequence must be dropped then.
   Result<void> Recall(int layer, std::span<const UnitRef> units);
+
+  // Starts to copy units that the layer's Recall is likely to name, in a pass before the layer's Append: the first of
+  // them for which there is room beside all that the pass was promised. They become resident when Recall names them,
+  // so nothing reads or drops them meanwhile. One layer's at a time, in place of what was read ahead before. Returns
+  // their number. Errors: those of RecordStore; the sequence must be dropped then.
+  struct Ahead {
+    int layer = -1;  // none
+    std::map<UnitRef, std::vector<Block>> units;
+    int64_t num_blocks = 0;  // room for the layer's Recall, whichever units it names
+    ReadTicket reading;
+  };
+  Result<int64_t> ReadAhead(int layer, std::span<const UnitRef> units);
+  void DropAhead();
+  const Ahead& ahead() const { return ahead_; }
+  bool IsAhead(int layer, const UnitRef& unit) const { return ahead_.layer == layer && ahead_.units.contains(unit); }
 
   // Between BeginView and EndView the layer's attention reads what is added in between: the first num_sink_blocks of
   // each stream, what was added, the rest of the stream.
@@ -197,6 +217,7 @@ class SequenceCache {
   void ForUnitRecords(int layer, const Body& body) const;
   int64_t StayingBlocks(int layer, int kv_head, int64_t num_tokens) const;
   int64_t BlocksToRecall(int layer) const;
+  Result<void> TakeAhead(int layer, std::span<const UnitRef> wanted);
   void BookRewrite(int layer, int kv_head, int64_t first_slot);
 
   Tier* tier_;
@@ -206,8 +227,9 @@ class SequenceCache {
   std::vector<UnitTable> tables_;            // as streams_; empty without units
   std::vector<std::vector<Guess>> guesses_;  // as streams_
   std::vector<ReadTicket> guess_reads_;      // [num_layers]
-  std::vector<AttentionView> views_;         // [num_kv_heads], of viewed_layer_
-  std::vector<Block> staged_;                // that the view holds until EndView
+  Ahead ahead_;
+  std::vector<AttentionView> views_;  // [num_kv_heads], of viewed_layer_
+  std::vector<Block> staged_;         // that the view holds until EndView
   int viewed_layer_ = -1;
   int64_t num_sink_blocks_ = 0;
   Ledger ledger_;

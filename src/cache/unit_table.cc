@@ -135,7 +135,12 @@ int64_t UnitTable::num_entries() const {
 }
 
 Result<void> UnitTable::MakeResident(int64_t unit_idx, std::vector<RecordRead>& reads) {
-  CACHETTE_CHECK(!IsResident(unit_idx));
+  CACHETTE_TRY(std::vector<Block> frame, AllocateBlocks(unit_idx, reads));
+  MakeResident(unit_idx, std::move(frame));
+  return Ok();
+}
+
+Result<std::vector<Block>> UnitTable::AllocateBlocks(int64_t unit_idx, std::vector<RecordRead>& reads) const {
   const std::span<const int64_t> of_unit = records(unit_idx);
   std::vector<Block> frame;
   for (size_t b = 0; b < of_unit.size(); ++b) {
@@ -147,12 +152,16 @@ Result<void> UnitTable::MakeResident(int64_t unit_idx, std::vector<RecordRead>& 
     frame.push_back(*block);
   }
   for (size_t b = 0; b < of_unit.size(); ++b) reads.push_back({of_unit[b], frame[b].data});
+  return frame;
+}
+
+void UnitTable::MakeResident(int64_t unit_idx, std::vector<Block> frame) {
+  CACHETTE_CHECK(!IsResident(unit_idx));
   frame_of_[static_cast<size_t>(unit_idx)] = static_cast<int32_t>(residents_.size());
   residents_.push_back(static_cast<int32_t>(unit_idx));
   frames_.push_back(std::move(frame));
   resident_entries_ += unit(unit_idx).num_entries;
   resident_blocks_ += unit(unit_idx).num_blocks;
-  return Ok();
 }
 
 void UnitTable::DropResident(int64_t unit_idx) {

@@ -73,6 +73,9 @@ class UnitTable {
   // Allocates blocks in the fast tier for a unit and lists what must be read into them. The unit counts as resident
   // from now on. Errors: kOutOfMemory; nothing has changed then.
   Result<void> MakeResident(int64_t unit_idx, std::vector<RecordRead>& reads);
+  // The same in two steps: blocks [num_blocks] that are the caller's until the unit takes them over.
+  Result<std::vector<Block>> AllocateBlocks(int64_t unit_idx, std::vector<RecordRead>& reads) const;
+  void MakeResident(int64_t unit_idx, std::vector<Block> blocks);
   void DropResident(int64_t unit_idx);
   bool IsResident(int64_t unit_idx) const { return frame_of_[static_cast<size_t>(unit_idx)] >= 0; }
   // The resident unit's blocks [num_blocks].

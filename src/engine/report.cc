@@ -114,6 +114,8 @@ Json RetrievalJson(const RetrievalStats& stats) {
   return {{"retrievals_per_token", OrNull(has_choices, stats.retrievals_per_token())},
           {"entries_copied_per_token", OrNull(has_choices, stats.entries_copied_per_token())},
           {"entries_copied_after_fill", OrNull(has_choices, stats.entries_copied_after_fill())},
+          {"entries_ahead_per_token", OrNull(has_choices, stats.entries_ahead_per_token())},
+          {"ahead_hit_rate", OrNull(stats.entries_ahead > 0, stats.ahead_hit_rate())},
           {"entries_left_out", stats.entries_left_out},
           {"bytes_recalled_per_token", OrNull(has_steps, stats.bytes_recalled_per_token())},
           {"reuse_share", OrNull(stats.entries_selected > 0, stats.reuse_share())},
@@ -213,6 +215,9 @@ std::string SummaryText(const Engine& engine, const Session& session, const Gene
       "{}, slow tier {} {}",
       stats.retrievals_per_token(), stats.entries_copied_per_token(), HumanBytes(stats.resident_peak_bytes),
       TierName(slow.kind()), HumanBytes(static_cast<int64_t>(slow.owned_bytes())));
+  if (stats.entries_ahead > 0)
+    text += fmt::format("\n           {:.1f} of them read ahead, of which {:.0f} % were wanted",
+                        stats.entries_ahead_per_token(), 100.0 * stats.ahead_hit_rate());
   if (stats.entries_left_out > 0)
     text +=
         fmt::format("\n           {:.0f} % of the entries chosen left out: the fast tier had no room for their blocks",

@@ -85,6 +85,14 @@ Result<void> RecipeRun::BeforeAttention(Context& cx, SequenceCache& cache, const
   return retrieval_.has_value() ? retrieval_->BeforeAttention(cx, cache, queries) : Ok();
 }
 
+bool RecipeRun::WantsNextQueries(const SequenceCache& cache, const LayerQueries& next) const {
+  return retrieval_.has_value() && retrieval_->WantsNextQueries(cache, next);
+}
+
+Result<void> RecipeRun::NextQueries(Context& cx, SequenceCache& cache, const LayerQueries& next) {
+  return retrieval_.has_value() ? retrieval_->NextQueries(cx, cache, next) : Ok();
+}
+
 Result<void> RecipeRun::AfterAttention(Context& cx, SequenceCache& cache, const LayerQueries& queries) {
   if (retrieval_.has_value()) return retrieval_->AfterAttention(cx, cache, queries);
   if (recipe_->parts().scorer != nullptr) CACHETTE_TRY(EvictAfter(cx, cache, queries));

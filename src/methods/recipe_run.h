@@ -24,6 +24,8 @@ class RecipeRun final : public LayerObserver {
 
   // A recipe that retrieves chooses what attention reads.
   Result<void> BeforeAttention(Context& cx, SequenceCache& cache, const LayerQueries& queries) override;
+  bool WantsNextQueries(const SequenceCache& cache, const LayerQueries& next) const override;
+  Result<void> NextQueries(Context& cx, SequenceCache& cache, const LayerQueries& next) override;
 
   // Observes and, when the trigger fires, evicts from the layer; takes its transient entries back in any case. With a
   // codec, encodes the layer's older entries once the recipe has had its say on them.

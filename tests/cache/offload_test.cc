@@ -1,10 +1,13 @@
 // SequenceCache between two tiers: what leaves comes back bit by bit, whatever the dtype and wherever it rested, and a
 // full tier leaks nothing.
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <map>
 #include <memory>
 #include <numeric>
@@ -385,6 +388,97 @@ TEST_P(Offload, ACopyGoesItsOwnWay) {
   }
   ASSERT_TRUE(f.cache.SettleGuesses(1).ok());
   EXPECT_THAT(f.Broken(), IsEmpty());
+}
+
+// Reading ahead makes nothing resident; Recall takes what it names of it, and the rest leaves.
+TEST_P(Offload, WhatWasReadAheadIsTakenOrLeaves) {
+  Fixture f(Shape(dtype(), 2), place());
+  ASSERT_TRUE(f.Append(100).ok());
+  std::vector<std::map<int32_t, Entry>> stored;
+  for (int head = 0; head < 2; ++head) {
+    stored.push_back(f.Stored(1, head));
+    f.OffloadPages(1, head, 16, 4);
+    ASSERT_TRUE(f.cache.MakeUnits(f.cx, 1, head, 4, nullptr, 16, false).ok());
+  }
+  const auto num_blocks = [&] { return f.fast.owned_bytes() / f.cache.shape().format.block_bytes(); };
+  const size_t num_before = num_blocks();
+  ASSERT_TRUE(f.cache.BeginPass({.phase = Phase::kDecode, .first_token = 100, .num_tokens = 1}).ok());
+  const std::vector<SequenceCache::UnitRef> likely = {{0, 2}, {0, 0}, {1, 3}, {1, 1}};
+  const auto num_ahead = f.cache.ReadAhead(1, likely);
+  ASSERT_TRUE(num_ahead.ok());
+  EXPECT_EQ(*num_ahead, 4);
+  EXPECT_EQ(num_blocks(), num_before + 4);
+  EXPECT_EQ(f.cache.units(1, 0).resident_blocks(), 0);
+  for (const SequenceCache::UnitRef& ref : likely) EXPECT_TRUE(f.cache.IsAhead(1, ref));
+  EXPECT_FALSE(f.cache.IsAhead(1, {0, 1}));
+  EXPECT_FALSE(f.cache.IsAhead(0, {0, 0})) << "another layer";
+  EXPECT_THAT(f.Broken(), IsEmpty());
+  const int64_t num_read = f.slow->traffic().records_read;
+  const std::vector<SequenceCache::UnitRef> wanted = {{1, 3}, {0, 1}, {0, 2}};
+  ASSERT_TRUE(f.cache.Recall(1, wanted).ok());
+  EXPECT_EQ(f.slow->traffic().records_read, num_read + 1) << "the others were there";
+  EXPECT_EQ(num_blocks(), num_before + 3);
+  EXPECT_FALSE(f.cache.IsAhead(1, {0, 0}));
+  EXPECT_THAT(f.Broken(), IsEmpty());
+  for (const SequenceCache::UnitRef& ref : wanted) {
+    const UnitTable& table = f.cache.units(1, ref.kv_head);
+    ASSERT_TRUE(table.IsResident(ref.unit_idx));
+    const std::byte* const block = table.blocks(ref.unit_idx)[0].data;
+    for (int64_t i = 0; i < kBlock; ++i)
+      EXPECT_EQ(Fixture::Load(f.cache.shape().format, &block, i),
+                stored[static_cast<size_t>(ref.kv_head)].at(table.positions(ref.unit_idx)[static_cast<size_t>(i)]));
+  }
+
+  // It is in nobody's way: not a copy's, not another layer's, not the next pass's, and it ends with the sequence.
+  const std::vector<SequenceCache::UnitRef> rest = {{0, 0}, {1, 1}};
+  ASSERT_TRUE(f.cache.ReadAhead(1, rest).ok());
+  ASSERT_TRUE(f.cache.ReadAhead(1, rest).ok());
+  EXPECT_EQ(num_blocks(), num_before + 5);
+  ASSERT_TRUE(f.cache.Recall(0, {}).ok());
+  EXPECT_TRUE(f.cache.IsAhead(1, {0, 0}));
+  {
+    const auto copy = f.cache.Clone();
+    ASSERT_TRUE(copy.ok());
+    EXPECT_FALSE(copy->IsAhead(1, {0, 0}));
+    EXPECT_THAT(f.Broken(&*copy), IsEmpty());
+  }
+  ASSERT_TRUE(f.cache.Recall(1, {}).ok());
+  EXPECT_EQ(num_blocks(), num_before + 3);
+  ASSERT_TRUE(f.cache.ReadAhead(1, rest).ok());
+  ASSERT_TRUE(f.cache.BeginPass({.phase = Phase::kDecode, .first_token = f.cache.num_tokens(), .num_tokens = 1}).ok());
+  EXPECT_EQ(num_blocks(), num_before + 3) << "of a pass that was given up";
+  ASSERT_TRUE(f.cache.ReadAhead(1, rest).ok());
+}
+
+// A read ahead that fails is an error for whoever wants its units, and nobody's where they are not wanted.
+TEST(OffloadAhead, AFailedReadIsAnErrorWhereItsUnitsAreWanted) {
+  const std::string folder = std::filesystem::canonical(::testing::TempDir()) / fmt::format("ahead_{}", getpid());
+  for (const char* reader : {"", ",threads"}) {
+    std::filesystem::create_directory(folder);
+    Fixture f(Shape(Dtype::kF16), "disk:" + folder + reader);
+    ASSERT_TRUE(f.Append(100).ok());
+    f.OffloadPages(0, 1, 16, 4);
+    ASSERT_TRUE(f.cache.MakeUnits(f.cx, 0, 1, 4, nullptr, 16, false).ok());
+    ASSERT_TRUE(f.cache.BeginPass({.phase = Phase::kDecode, .first_token = 100, .num_tokens = 1}).ok());
+    int file = -1;  // it has no name
+    for (int fd = 3; fd < 1000 && file < 0; ++fd) {
+      std::error_code code;
+      const std::string link = std::filesystem::read_symlink("/proc/self/fd/" + std::to_string(fd), code);
+      if (link.starts_with(folder + "/")) file = fd;
+    }
+    ASSERT_GE(file, 0);
+    ASSERT_EQ(ftruncate(file, 0), 0);
+    const std::vector<SequenceCache::UnitRef> likely = {{1, 2}, {1, 0}};
+    ASSERT_TRUE(f.cache.ReadAhead(0, likely).ok());
+    ASSERT_TRUE(f.cache.Recall(0, {}).ok());
+    ASSERT_TRUE(f.cache.ReadAhead(0, likely).ok());
+    const auto recalled = f.cache.Recall(0, std::span(likely).first(1));
+    ASSERT_FALSE(recalled.ok());
+    EXPECT_EQ(recalled.failure().error, Error::kCorrupt);
+    EXPECT_THAT(recalled.failure().message, HasSubstr("cut it short"));
+    EXPECT_FALSE(f.cache.units(0, 1).IsResident(2));
+  }
+  std::filesystem::remove_all(folder);
 }
 
 // Of one layer all that comes, of the others what stays.

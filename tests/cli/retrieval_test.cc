@@ -63,6 +63,13 @@ TEST(RetrievalRun, JsonHasTheFiguresAndBothTiers) {
   EXPECT_GT(retrieval["bytes_recalled_per_token"], 0.0);
   EXPECT_TRUE(retrieval["reuse_share"] >= 0.0 && retrieval["reuse_share"] <= 1.0);
   EXPECT_TRUE(retrieval["oracle_hit_rate"].is_null());
+  EXPECT_EQ(retrieval["entries_ahead_per_token"], 0.0);
+  EXPECT_TRUE(retrieval["ahead_hit_rate"].is_null());
+  const json rehearsed = RunJson("louis", {"--trigger.kind", "stride", "--stride", "8", "--ahead", "fetch"});
+  EXPECT_EQ(rehearsed["text"], out["text"]);
+  EXPECT_GT(rehearsed["retrieval"]["entries_ahead_per_token"], 0.0);
+  EXPECT_GE(rehearsed["retrieval"]["ahead_hit_rate"], 0.0);
+  EXPECT_LE(rehearsed["retrieval"]["ahead_hit_rate"], 1.0);
   const json asked = RunJson("louis", {"--trigger.kind", "stride", "--stride", "8", "--oracle"});
   EXPECT_EQ(asked["text"], out["text"]);
   EXPECT_GT(asked["retrieval"]["oracle_hit_rate"], 0.0);
@@ -105,6 +112,10 @@ TEST(RetrievalRun, SummaryHasALine) {
               testing::ContainsRegex("retrieval  0\\.[0-9]+ per token and layer, [0-9.]+ entries copied per "
                                      "token and KV head, working set .* KiB, slow tier arena .* KiB\n"));
   EXPECT_THAT(result.err, HasSubstr("in the fast tier)"));
+  EXPECT_THAT(result.err, testing::Not(HasSubstr("read ahead, of which")));
+  arguments.insert(arguments.end(), {"--ahead", "select"});
+  EXPECT_THAT(RunCachette(arguments).err,
+              testing::ContainsRegex("\n           [0-9.]+ of them read ahead, of which 100 % were wanted\n"));
 }
 
 TEST(RetrievalRun, ALedgerReducesToTheRunsNumbers) {

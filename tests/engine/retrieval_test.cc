@@ -60,6 +60,10 @@ std::vector<Variant> Variants() {
                               {"output_units.kind", "segments"},
                               {"pool", "1"},
                               {"until", "1"}})},
+      {"quest", With(small, {{"ahead", "fetch"}})},
+      {"arkvale", With(small, {{"ahead", "select"}})},
+      {"louis", With(small, {{"units.cluster_keys", "8"}, {"ahead", "select"}})},
+      {"louis+", With(small, {{"units.cluster_keys", "4"}, {"pool", "1"}, {"until", "1"}, {"ahead", "fetch"}})},
   };
 }
 
@@ -275,6 +279,50 @@ TEST(Retrieval, PagesThatAllFitGiveTheLogitsOfTheFullCache) {
   }
 }
 
+// With fetch a rehearsal only moves reads: the same logits to the bit, the same retrievals, and every copy more than
+// without is one that was read ahead in vain.
+TEST(Retrieval, ReadingAheadChangesNothingButWhenIsRead) {
+  int64_t num_ahead = 0, num_used = 0;
+  for (const std::string slow : {"ram", "disk"}) {
+    const auto engine = Load("synthetic:tiny,layers=4", [&](EngineOptions& o) {
+      o.slow_tier = slow == "ram" ? slow : "disk:" + testing::TempDir();
+    });
+    for (Variant v : Variants()) {
+      if (slow == "disk" && v.recipe != std::string("quest") && v.recipe != std::string("louis+")) continue;
+      SCOPED_TRACE(Describe(v) + " " + slow);
+      const std::vector<int32_t> tokens = RandomTokens(330, 512, 40);
+      std::vector<std::vector<float>> logits[2];
+      RetrievalStats stats[2];
+      for (const char* ahead : {"none", "fetch"}) {
+        const int which = ahead == std::string("fetch") ? 1 : 0;
+        v.options["ahead"] = ahead;
+        const auto session = NewSession(*engine, v);
+        ASSERT_TRUE(engine->Prefill(*session, std::span(tokens).first(250), 64, nullptr).ok());
+        Session* const one[] = {session.get()};
+        for (size_t i = 250; i < tokens.size(); ++i) {
+          std::vector<float>& of_step = logits[which].emplace_back(512);
+          ASSERT_TRUE(engine->DecodeStep(one, {&tokens[i], 1}, of_step.data()).ok());
+        }
+        const SequenceCache* const caches[] = {&session->cache()};
+        EXPECT_THAT(CheckInvariants(engine->kv_tier(), caches), ::testing::IsEmpty());
+        stats[which] = session->retrieval()->stats();
+      }
+      EXPECT_EQ(logits[0], logits[1]);
+      EXPECT_EQ(stats[0].num_retrievals, stats[1].num_retrievals);
+      EXPECT_EQ(stats[0].units_recalled, stats[1].units_recalled);
+      EXPECT_EQ(stats[0].entries_selected, stats[1].entries_selected);
+      EXPECT_EQ(stats[0].entries_reused, stats[1].entries_reused);
+      EXPECT_EQ(stats[0].entries_ahead, 0);
+      EXPECT_EQ(stats[0].entries_recalled,
+                stats[1].entries_recalled - (stats[1].entries_ahead - stats[1].entries_ahead_used));
+      num_ahead += stats[1].entries_ahead;
+      num_used += stats[1].entries_ahead_used;
+    }
+  }
+  EXPECT_GT(num_used, 1000);
+  EXPECT_GT(num_ahead, num_used);
+}
+
 TEST(Retrieval, AloneEqualsInARaggedBatchOfDifferentRecipes) {
   const auto engine = Load("synthetic:tiny");
   std::vector<Variant> variants = Variants();
@@ -420,6 +468,10 @@ std::vector<Variant> WorstVariants() {
   variants.push_back({"quest", With(worst, {{"dense_layers", "1"}})});
   variants.push_back({"louis", With(worst, {{"segment_entries", "1"}, {"recent_window", "0"}, {"sinks", "0"}})});
   variants.push_back({"louis+", With(worst, {{"pool", "50"}, {"units.cluster_keys", "3"}})});
+  variants.push_back({"quest", With(tight, {{"ahead", "fetch"}})});
+  variants.push_back({"clusterkv", With(worst, {{"ahead", "fetch"}})});
+  variants.push_back({"louis", With(worst, {{"ahead", "select"}})});
+  variants.push_back({"arkvale", With(tight, {{"ahead", "select"}})});
   return variants;
 }
 
@@ -493,8 +545,9 @@ TEST(Retrieval, ABatchIsRefusedOrGoesThrough) {
                          {"dense_layers", "0"},
                          {"trigger.kind", "every"},
                          {"output_units.kind", "segments"}};
-  const std::vector<Variant> variants = {
-      {"louis", worst}, {"louis+", With(worst, {{"pool", "50"}})}, {"clusterkv", worst}};
+  const std::vector<Variant> variants = {{"louis", With(worst, {{"ahead", "fetch"}})},
+                                         {"louis+", With(worst, {{"pool", "50"}})},
+                                         {"clusterkv", With(worst, {{"ahead", "select"}})}};
   const auto unlimited = Load("synthetic:tiny");
   int64_t needed = 0;
   for (size_t i = 0; i < variants.size(); ++i) {
@@ -532,6 +585,8 @@ TEST(Retrieval, ATraceOnlyLooksOn) {
   variants.push_back({"quest", With(idle, {{"attend", "all"}})});
   variants.push_back({"louis", With(idle, {{"attend", "all"}, {"next_keys", "2"}})});
   variants.push_back({"quest", With(idle, {{"attend", "selection"}})});
+  variants.push_back({"quest", With(idle, {{"attend", "best"}, {"ahead", "fetch"}})});
+  variants.push_back({"louis", With(idle, {{"trigger.kind", "last"}, {"ahead", "select"}})});
   for (const Variant& v : variants) {
     SCOPED_TRACE(Describe(v));
     std::vector<int32_t> tokens[2];
@@ -546,6 +601,7 @@ TEST(Retrieval, ATraceOnlyLooksOn) {
     EXPECT_EQ(stats[0].num_retrievals, stats[1].num_retrievals);
     EXPECT_EQ(stats[0].units_recalled, stats[1].units_recalled);
     EXPECT_EQ(stats[0].entries_recalled, stats[1].entries_recalled);
+    EXPECT_EQ(stats[0].entries_ahead, stats[1].entries_ahead);
     EXPECT_EQ(stats[0].entries_first_filled, stats[1].entries_first_filled);
     EXPECT_EQ(stats[0].bytes_recalled, stats[1].bytes_recalled);
     EXPECT_EQ(stats[0].entries_selected, stats[1].entries_selected);

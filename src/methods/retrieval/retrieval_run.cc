@@ -22,11 +22,13 @@ RetrievalRun::RetrievalRun(std::shared_ptr<const Recipe> recipe, const CacheShap
   layers_.resize(static_cast<size_t>(shape.num_layers));
   selections_.resize(static_cast<size_t>(int64_t{shape.num_layers} * num_kv_heads_));
   heads_.resize(static_cast<size_t>(num_kv_heads_));
+  next_heads_.resize(heads_.size());
   stats_.num_kv_heads = num_kv_heads_;
 }
 
 void RetrievalRun::BeforePass(SequenceCache& cache, const PassInfo& pass) {
   pass_ = pass;
+  decided_layer_ = -1;
   if (pass.phase == Phase::kDecode) ++stats_.num_steps;
   MakeRoom(cache, cache.BytesForPass(pass));
 }
@@ -105,27 +107,50 @@ Result<void> RetrievalRun::DecodeView(Context& cx, SequenceCache& cache, const L
   const int layer = queries.layer;
   cache.OpenRecall(layer);
   if (cache.units(layer, 0).num_units() == 0) return Ok();  // the stream holds everything
-  const RetrievalParts& parts = *recipe_->parts().retrieval;
-  const WorkingSet& working_set = *parts.working_set;
-  const RetrievalTrigger& trigger = **parts.trigger;
   LayerState& state = layers_[static_cast<size_t>(layer)];
   ++stats_.num_layer_steps;
-  if (working_set.next_keys > 0) {
+  if (recipe_->parts().retrieval->working_set->next_keys > 0) {
     const Clock::time_point start = Clock::now();
     CACHETTE_TRY(cache.SettleGuesses(layer));
     stats_.recall_seconds += SecondsSince(start);
   }
-  RetrievalMoment moment{.layer = layer, .steps_since = pass_.first_token - state.last_retrieval};
+  if (decided_layer_ == layer)
+    SwapRehearsed();
+  else
+    Decide(cx, cache, queries);
+  decided_layer_ = -1;
+  if (brings_)
+    CACHETTE_TRY(Retrieve(cache, layer));
+  else
+    cache.DropAhead();
+  if (is_retrieving_) {
+    state.has_selection = true;
+    state.last_retrieval = pass_.first_token;
+    unit_maker_.AddBoundary(layer, pass_.first_token);
+    stats_.num_retrievals += 1;
+  }
+  ViewSelection(cx, cache, layer);
+  return Ok();
+}
+
+bool RetrievalRun::NeedsRanks() const {
+  const RetrievalParts& parts = *recipe_->parts().retrieval;
+  return (*parts.trigger)->needs_coverage() || parts.working_set->attend == "best";
+}
+
+// What the trigger says to these queries: whether units are to come, which are ranked then.
+RetrievalMoment RetrievalRun::Look(Context& cx, const SequenceCache& cache, const LayerQueries& queries) {
+  const RetrievalTrigger& trigger = **recipe_->parts().retrieval->trigger;
+  const LayerState& state = layers_[static_cast<size_t>(queries.layer)];
+  RetrievalMoment moment{.layer = queries.layer, .steps_since = pass_.first_token - state.last_retrieval};
   const int num_q_heads = num_kv_heads_ * queries.group_size;
   if (trigger.needs_cosines() || is_tracing_) {
     if (!state.previous_q.empty())
       moment.cosine_previous = MeanCosine(queries.q, state.previous_q.data(), num_q_heads, head_dim_);
     if (!state.retrieval_q.empty())
       moment.cosine_last = MeanCosine(queries.q, state.retrieval_q.data(), num_q_heads, head_dim_);
-    state.previous_q.assign(queries.q, queries.q + num_q_heads * head_dim_);
   }
-  const bool needs_ranks = trigger.needs_coverage() || working_set.attend == "best";
-  const bool is_ranked = needs_ranks || is_tracing_;  // a trace looks on, and changes nothing
+  const bool is_ranked = NeedsRanks() || is_tracing_;  // a trace looks on, and changes nothing
   if (is_ranked) {
     ScoreHeads(cx, cache, queries);
     double resident = 0, best = 0;
@@ -136,10 +161,22 @@ Result<void> RetrievalRun::DecodeView(Context& cx, SequenceCache& cache, const L
     moment.coverage = best > 0 ? static_cast<float>(resident / best) : 1.0f;
   }
   is_retrieving_ = !state.has_selection || trigger.Fires(moment);
-  const bool brings = is_retrieving_ || LacksWhatFits(cache, layer);
+  brings_ = is_retrieving_ || LacksWhatFits(cache, queries.layer);
+  if (brings_ && !is_ranked) ScoreHeads(cx, cache, queries);
+  return moment;
+}
+
+// The layer's decision at this step, by these queries, and what is remembered of it.
+void RetrievalRun::Decide(Context& cx, SequenceCache& cache, const LayerQueries& queries) {
+  const RetrievalMoment moment = Look(cx, cache, queries);
+  LayerState& state = layers_[static_cast<size_t>(queries.layer)];
+  if ((*recipe_->parts().retrieval->trigger)->needs_cosines() || is_tracing_) {
+    state.previous_q.assign(queries.q, queries.q + num_kv_heads_ * queries.group_size * head_dim_);
+    if (is_retrieving_) state.retrieval_q = state.previous_q;
+  }
   if (is_tracing_) {
     trace_.push_back({.step = pass_.first_token,
-                      .layer = layer,
+                      .layer = queries.layer,
                       .cosine_previous = moment.cosine_previous,
                       .cosine_last = moment.cosine_last,
                       .coverage = moment.coverage,
@@ -147,19 +184,10 @@ Result<void> RetrievalRun::DecodeView(Context& cx, SequenceCache& cache, const L
                       .recalled = {},
                       .queries = keeps_queries_ ? state.previous_q : std::vector<float>()});
   }
-  if (brings && !is_ranked) ScoreHeads(cx, cache, queries);
-  if (brings || needs_ranks) StampBest(cache, layer);
-  if (brings) CACHETTE_TRY(Retrieve(cache, layer));
-  if (is_retrieving_) {
-    state.has_selection = true;
-    state.last_retrieval = pass_.first_token;
-    unit_maker_.AddBoundary(layer, pass_.first_token);
-    if (trigger.needs_cosines() || is_tracing_)
-      state.retrieval_q.assign(queries.q, queries.q + num_q_heads * head_dim_);
-    stats_.num_retrievals += 1;
-  }
-  ViewSelection(cx, cache, layer);
-  return Ok();
+  if (brings_ || NeedsRanks()) StampBest(cache, queries.layer);
+  if (!brings_) return;
+  for (int head = 0; head < num_kv_heads_; ++head) ChooseHead(cache, queries.layer, head);
+  StampChosen(cache, queries.layer);
 }
 
 void RetrievalRun::ViewSelection(Context& cx, SequenceCache& cache, int layer) {
@@ -210,7 +238,7 @@ void RetrievalRun::ViewHead(SequenceCache& cache, int layer, int head) {
 }
 
 // Weights of all units of all KV heads, and the best of them within the budget.
-void RetrievalRun::ScoreHeads(Context& cx, SequenceCache& cache, const LayerQueries& queries) {
+void RetrievalRun::ScoreHeads(Context& cx, const SequenceCache& cache, const LayerQueries& queries) {
   const RetrievalParts& parts = *recipe_->parts().retrieval;
   const UnitIndex& index = **parts.index;
   // Shares of weight need weights that are shares.
@@ -261,35 +289,49 @@ void RetrievalRun::StampBest(SequenceCache& cache, int layer) {
   }
 }
 
-Result<void> RetrievalRun::Retrieve(SequenceCache& cache, int layer) {
-  for (int head = 0; head < num_kv_heads_; ++head) ChooseHead(cache, layer, head);
-  CACHETTE_TRY(FitLayer(cache, layer));
+// The chosen units that are not resident.
+std::vector<SequenceCache::UnitRef> RetrievalRun::MissingUnits(const SequenceCache& cache, int layer) const {
   std::vector<SequenceCache::UnitRef> missing;
-  int64_t missing_blocks = 0, missing_entries = 0;
-  for (int head = 0; head < num_kv_heads_; ++head) {
-    const UnitTable& table = cache.units(layer, head);
-    const HeadStep& step = heads_[static_cast<size_t>(head)];
-    for (const int32_t unit_idx : step.chosen) {
-      const int64_t size = table.unit(unit_idx).num_entries;
-      stats_.entries_selected += size;
-      if (table.IsResident(unit_idx)) {
-        stats_.entries_reused += size;
-        continue;
-      }
-      missing.push_back({head, unit_idx});
-      missing_entries += size;
-    }
-    missing_blocks += step.missing_blocks;
+  for (int head = 0; head < num_kv_heads_; ++head)
+    for (const int32_t unit_idx : heads_[static_cast<size_t>(head)].chosen)
+      if (!cache.units(layer, head).IsResident(unit_idx)) missing.push_back({head, unit_idx});
+  return missing;
+}
+
+// Units begin to be copied. Returns their entries.
+int64_t RetrievalRun::BookCopies(const SequenceCache& cache, int layer, std::span<const SequenceCache::UnitRef> units) {
+  int64_t num_entries = 0, num_blocks = 0;
+  for (const SequenceCache::UnitRef& ref : units) {
+    num_entries += cache.units(layer, ref.kv_head).unit(ref.unit_idx).num_entries;
+    num_blocks += cache.units(layer, ref.kv_head).unit(ref.unit_idx).num_blocks;
   }
-  stats_.entries_recalled += missing_entries;
-  if (!layers_[static_cast<size_t>(layer)].has_selection) stats_.entries_first_filled += missing_entries;
+  stats_.entries_recalled += num_entries;
+  if (!layers_[static_cast<size_t>(layer)].has_selection) stats_.entries_first_filled += num_entries;
+  stats_.bytes_recalled += num_blocks * static_cast<int64_t>(cache.shape().format.block_bytes());
+  return num_entries;
+}
+
+// Brings in what was chosen.
+Result<void> RetrievalRun::Retrieve(SequenceCache& cache, int layer) {
+  CACHETTE_TRY(FitLayer(cache, layer));
+  const std::vector<SequenceCache::UnitRef> missing = MissingUnits(cache, layer);
+  std::vector<SequenceCache::UnitRef> to_read;  // the others were read ahead
+  for (int head = 0; head < num_kv_heads_; ++head)
+    for (const int32_t unit_idx : heads_[static_cast<size_t>(head)].chosen) {
+      const int64_t size = cache.units(layer, head).unit(unit_idx).num_entries;
+      stats_.entries_selected += size;
+      if (cache.units(layer, head).IsResident(unit_idx))
+        stats_.entries_reused += size;
+      else if (cache.IsAhead(layer, {head, unit_idx}))
+        stats_.entries_ahead_used += size;
+      else
+        to_read.push_back({head, unit_idx});
+    }
+  BookCopies(cache, layer, to_read);
   stats_.units_recalled += static_cast<int64_t>(missing.size());
-  stats_.bytes_recalled += missing_blocks * static_cast<int64_t>(cache.shape().format.block_bytes());
   const Clock::time_point start = Clock::now();
   CACHETTE_TRY(cache.Recall(layer, missing));
   stats_.recall_seconds += SecondsSince(start);
-  for (const SequenceCache::UnitRef& ref : missing)
-    cache.units(layer, ref.kv_head).last_used(ref.unit_idx) = pass_.first_token;
   if (recipe_->parts().retrieval->working_set->attend == "selection")
     for (int head = 0; head < num_kv_heads_; ++head) Select(layer, head);
   if (is_tracing_) {
@@ -302,10 +344,10 @@ Result<void> RetrievalRun::Retrieve(SequenceCache& cache, int layer) {
 }
 
 // The best units of a KV head until the budget is used up, or enough is covered.
-void RetrievalRun::ChooseHead(SequenceCache& cache, int layer, int head) {
+void RetrievalRun::ChooseHead(const SequenceCache& cache, int layer, int head) {
   const WorkingSet& working_set = *recipe_->parts().retrieval->working_set;
   const int64_t budget = recipe_->options().budget;
-  UnitTable& table = cache.units(layer, head);
+  const UnitTable& table = cache.units(layer, head);
   HeadStep& step = heads_[static_cast<size_t>(head)];
   if (working_set.cuts_last) {
     const std::span weights = std::span(step.weights).first(static_cast<size_t>(table.num_units()));
@@ -328,26 +370,37 @@ void RetrievalRun::ChooseHead(SequenceCache& cache, int layer, int head) {
     step.chosen.push_back(unit_idx);
     if (working_set.cuts_last && num_entries + unit.num_entries > wanted) step.last_entries = wanted - num_entries;
     num_entries += unit.num_entries;
-    if (table.IsResident(unit_idx)) {
-      table.last_used(unit_idx) = pass_.first_token;
-    } else {
-      step.missing_blocks += unit.num_blocks;
-      resident_weight += step.weights[static_cast<size_t>(unit_idx)];
-    }
+    if (table.IsResident(unit_idx)) continue;
+    step.missing_blocks += unit.num_blocks;
+    resident_weight += step.weights[static_cast<size_t>(unit_idx)];
   }
+}
+
+void RetrievalRun::StampChosen(SequenceCache& cache, int layer) {
+  for (int head = 0; head < num_kv_heads_; ++head)
+    for (const int32_t unit_idx : heads_[static_cast<size_t>(head)].chosen)
+      cache.units(layer, head).last_used(unit_idx) = pass_.first_token;
+}
+
+// Idle units leave where a KV head's pool is full. Returns the blocks that are to come.
+int64_t RetrievalRun::TrimPools(SequenceCache& cache, int layer) {
+  int64_t missing_blocks = 0;
+  for (int head = 0; head < num_kv_heads_; ++head) {
+    const int64_t incoming = heads_[static_cast<size_t>(head)].missing_blocks;
+    missing_blocks += incoming;
+    DropIdle(cache, layer, {head, head + 1},
+             cache.units(layer, head).resident_blocks() + incoming - recipe_->pool_blocks());
+  }
+  return missing_blocks;
 }
 
 // Makes room for the chosen units: idle ones leave where a KV head's pool is full, and further ones of the layer where
 // the tier is. What does not fit even then is given up, but never of what a KV head was promised.
 Result<void> RetrievalRun::FitLayer(SequenceCache& cache, int layer) {
-  const int64_t pool_blocks = recipe_->pool_blocks();
-  int64_t missing_blocks = 0;
-  for (int head = 0; head < num_kv_heads_; ++head) {
-    const int64_t incoming = heads_[static_cast<size_t>(head)].missing_blocks;
-    missing_blocks += incoming;
-    DropIdle(cache, layer, {head, head + 1}, cache.units(layer, head).resident_blocks() + incoming - pool_blocks);
-  }
-  const size_t needed_bytes = static_cast<size_t>(missing_blocks) * cache.shape().format.block_bytes();
+  const int64_t missing_blocks = TrimPools(cache, layer);
+  const int64_t ahead_blocks = cache.ahead().layer == layer ? cache.ahead().num_blocks : 0;
+  const size_t needed_bytes =
+      static_cast<size_t>(std::max<int64_t>(0, missing_blocks - ahead_blocks)) * cache.shape().format.block_bytes();
   if (LackingBlocks(cache, needed_bytes) > 0)
     for (int of_layer = 0; of_layer < cache.shape().num_layers; ++of_layer) cache.DropGuesses(of_layer);
   int64_t lacking = LackingBlocks(cache, needed_bytes);

@@ -37,6 +37,9 @@ class RetrievalRun {
   void MakeRoom(SequenceCache& cache, size_t num_bytes);
   Result<void> BeforeAttention(Context& cx, SequenceCache& cache, const LayerQueries& queries);
   Result<void> AfterAttention(Context& cx, SequenceCache& cache, const LayerQueries& queries);
+  // A rehearsal of the next layer's choice (rehearsal.cc), as LayerObserver has it.
+  bool WantsNextQueries(const SequenceCache& cache, const LayerQueries& next) const;
+  Result<void> NextQueries(Context& cx, SequenceCache& cache, const LayerQueries& next);
 
   const RetrievalStats& stats() const { return stats_; }
   // A decode pass took this long.
@@ -68,18 +71,27 @@ class RetrievalRun {
 
   bool Retrieves(const LayerQueries& queries) const;
   Result<void> DecodeView(Context& cx, SequenceCache& cache, const LayerQueries& queries);
+  RetrievalMoment Look(Context& cx, const SequenceCache& cache, const LayerQueries& queries);
+  void Decide(Context& cx, SequenceCache& cache, const LayerQueries& queries);
+  Result<void> ReadAhead(SequenceCache& cache, int layer);
+  void SwapRehearsed();
+  bool NeedsRanks() const;
   void ViewSelection(Context& cx, SequenceCache& cache, int layer);
   void ViewHead(SequenceCache& cache, int layer, int head);
   Result<void> AskOracle(Context& cx, SequenceCache& cache, const LayerQueries& queries);
   bool LacksWhatFits(const SequenceCache& cache, int layer) const;
-  void ScoreHeads(Context& cx, SequenceCache& cache, const LayerQueries& queries);
+  void ScoreHeads(Context& cx, const SequenceCache& cache, const LayerQueries& queries);
   template <class Body>
   void ForHeads(Context& cx, const SequenceCache& cache, int layer, const Body& body) const;
   void RankHead(const SequenceCache& cache, int layer, int head);
   void StampBest(SequenceCache& cache, int layer);
   Result<void> Retrieve(SequenceCache& cache, int layer);
-  void ChooseHead(SequenceCache& cache, int layer, int head);
+  std::vector<SequenceCache::UnitRef> MissingUnits(const SequenceCache& cache, int layer) const;
+  int64_t BookCopies(const SequenceCache& cache, int layer, std::span<const SequenceCache::UnitRef> units);
+  void ChooseHead(const SequenceCache& cache, int layer, int head);
+  void StampChosen(SequenceCache& cache, int layer);
   Result<void> FitLayer(SequenceCache& cache, int layer);
+  int64_t TrimPools(SequenceCache& cache, int layer);
   int64_t DropIdle(SequenceCache& cache, int layer, std::pair<int, int> heads, int64_t num_blocks);
   int64_t GiveUpOne(SequenceCache& cache, int layer, int head);
   void Select(int layer, int head);
@@ -99,6 +111,10 @@ class RetrievalRun {
   std::vector<UnitSelection> selections_;  // [num_layers][num_kv_heads]
   std::vector<HeadStep> heads_;            // [num_kv_heads], of the layer under way
   bool is_retrieving_ = false;             // the layer under way
+  bool brings_ = false;                    // as is_retrieving_, also where the trigger did not fire
+  std::vector<HeadStep> next_heads_;       // heads_, is_retrieving_ and brings_ of the next layer's rehearsal
+  bool next_is_retrieving_ = false, next_brings_ = false;
+  int decided_layer_ = -1;  // by its rehearsal; -1: none
   Clock::time_point attention_start_;
   RetrievalStats stats_;
   bool is_tracing_ = false;

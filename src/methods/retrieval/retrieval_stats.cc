@@ -8,10 +8,10 @@ namespace {
 using Stats = RetrievalStats;
 
 constexpr int64_t Stats::*kCounts[] = {
-    &Stats::num_steps,        &Stats::num_layer_steps,      &Stats::num_retrievals,   &Stats::units_recalled,
-    &Stats::entries_recalled, &Stats::bytes_recalled,       &Stats::entries_selected, &Stats::entries_reused,
-    &Stats::units_made,       &Stats::entries_first_filled, &Stats::entries_left_out, &Stats::oracle_read,
-    &Stats::oracle_hits};
+    &Stats::num_steps,        &Stats::num_layer_steps,      &Stats::num_retrievals,    &Stats::units_recalled,
+    &Stats::entries_recalled, &Stats::bytes_recalled,       &Stats::entries_selected,  &Stats::entries_reused,
+    &Stats::units_made,       &Stats::entries_first_filled, &Stats::entries_left_out,  &Stats::oracle_read,
+    &Stats::oracle_hits,      &Stats::entries_ahead,        &Stats::entries_ahead_used};
 constexpr double Stats::*kSeconds[] = {&Stats::decode_seconds,    &Stats::select_seconds, &Stats::recall_seconds,
                                        &Stats::attention_seconds, &Stats::close_seconds,  &Stats::build_seconds};
 
@@ -45,6 +45,8 @@ double RetrievalStats::entries_copied_after_fill() const {
 }
 double RetrievalStats::bytes_recalled_per_token() const { return Over(bytes_recalled, num_steps); }
 double RetrievalStats::reuse_share() const { return Over(entries_reused, entries_selected); }
+double RetrievalStats::entries_ahead_per_token() const { return Over(entries_ahead, num_layer_steps * num_kv_heads); }
+double RetrievalStats::ahead_hit_rate() const { return Over(entries_ahead_used, entries_ahead); }
 double RetrievalStats::oracle_hit_rate() const { return Over(oracle_hits, oracle_read); }
 
 }  // namespace cachette

@@ -17,6 +17,8 @@ struct RetrievalStats {
   int64_t bytes_recalled = 0;        // guesses included
   int64_t entries_selected = 0;      // by retrievals, over KV heads
   int64_t entries_reused = 0;        // of them, already resident
+  int64_t entries_ahead = 0;         // of entries_recalled, those read ahead for a rehearsal
+  int64_t entries_ahead_used = 0;    // of them, those that the layer's retrieval then chose
   int64_t entries_left_out = 0;      // chosen, but the fast tier had no room for their blocks
   int64_t oracle_read = 0;           // OracleHits::num_read, where the recipe asks for them
   int64_t oracle_hits = 0;           // num_hits
@@ -44,6 +46,10 @@ struct RetrievalStats {
   double bytes_recalled_per_token() const;
   // Of the entries that retrievals selected, those already resident.
   double reuse_share() const;
+  // Entries read ahead for rehearsals, per decode step, such layer and KV head.
+  double entries_ahead_per_token() const;
+  // Of them, those that the layer's own retrieval then chose.
+  double ahead_hit_rate() const;
   // Of the unit entries that attention read, those that an oracle would have read in their number.
   double oracle_hit_rate() const;
 };

@@ -35,6 +35,9 @@ class WorkingSet final : public Part {
     v(cuts_last, "cut_last", "use the budget up with a part of one more unit");
     v(next_keys, "next_keys", "keys of largest attention whose following positions are fetched too, for the next step");
     v(next_positions, "next_positions", "positions after each of them");
+    v(ahead, "ahead",
+      "what a rehearsal with the layer before's input is for: none; fetch: its units are read ahead, the layer's own "
+      "query chooses; select: it chooses");
     v(asks_oracle, "oracle",
       "count at every step how many of the entries read an oracle would have read too; slow, for measurements");
     v(dense_layers, "dense_layers", "first layers that keep every entry in the fast tier");
@@ -45,6 +48,8 @@ class WorkingSet final : public Part {
     };
     if (attend != "selection" && attend != "best" && attend != "all")
       return Fail(Error::kInvalidArgument, fmt::format("attend '{}' is none of selection, best and all", attend));
+    if (ahead != "none" && ahead != "fetch" && ahead != "select")
+      return Fail(Error::kInvalidArgument, fmt::format("ahead '{}' is none of none, fetch and select", ahead));
     if (!(pool >= 1.0 && pool <= 1e6)) return refuse("pool", pool, "1 budget or more");
     if (!(until > 0.0 && until <= 1.0)) return refuse("until", until, "in (0, 1]");
     if (until < 1.0 && attend == "selection")
@@ -68,6 +73,7 @@ class WorkingSet final : public Part {
   int64_t next_keys;
   int64_t next_positions = 8;
   int64_t dense_layers;
+  std::string ahead = "none";
   bool asks_oracle = false;
 };
 

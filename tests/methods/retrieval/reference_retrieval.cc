@@ -216,7 +216,9 @@ std::string Retrieval::GiveUp(const Head& head, const std::set<int64_t>& after, 
   const auto blocks = [&](size_t i) { return head.units[static_cast<size_t>(chosen[i])].num_blocks(); };
   while (num_kept < chosen.size() && after.contains(chosen[num_kept])) num_blocks += blocks(num_kept++);
   if (num_kept == chosen.size()) return "";
-  if (num_blocks + blocks(num_kept) <= LeastBlocks())
+  // What a KV head is promised, but no more than what its entries fill.
+  const int64_t least_blocks = std::min(LeastBlocks(), (local_begin_ - settings_.sinks + 15) / 16);
+  if (num_blocks + blocks(num_kept) <= least_blocks)
     return fmt::format("unit {} was left out, and the {} blocks of the better ones leave room for it", chosen[num_kept],
                        num_blocks);
   for (size_t i = num_kept; i < chosen.size(); ++i)

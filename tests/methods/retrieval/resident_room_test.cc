@@ -155,6 +155,47 @@ TEST_F(ResidentRoom, APassIsPromisedItsUnits) {
   EXPECT_EQ(tier_.promised_bytes(), 0u);
 }
 
+// Its own promise and what is free, but neither the rest of the pass nor the layer's own Append; and whatever the
+// layer chooses in the end has the room that was taken for the guess.
+TEST_F(ResidentRoom, ReadingAheadTakesWhatNobodyElseWasPromised) {
+  PassInfo pass = kDecode;
+  pass.first_token = 96;
+  const std::vector<float> row(8, 1.0f);
+  const std::vector<SequenceCache::UnitRef> refs = {{0, 3}, {0, 0}, {0, 1}, {0, 2}};
+  for (int64_t free_blocks = 0; free_blocks <= 2; ++free_blocks) {
+    SCOPED_TRACE(free_blocks);
+    auto copy = cache_.Clone();
+    ASSERT_TRUE(copy.ok());
+    std::vector<Block> ballast;
+    while (RoomBlocks() > 6 + free_blocks) ballast.push_back(*tier_.Allocate(block_bytes_));
+    SequenceCache& cache = *copy;
+    const auto expect_room = [&] { EXPECT_LE(tier_.owned_bytes() + tier_.promised_bytes(), tier_.limit_bytes()); };
+    ASSERT_TRUE(cache.BeginPass(pass).ok());
+    EXPECT_EQ(RoomBlocks(), free_blocks) << "two blocks for Append, two for each layer's units";
+    ASSERT_TRUE(cache.Append(cx_, 0, row.data(), 8, row.data(), 8).ok());
+    cache.OpenRecall(0);
+    EXPECT_EQ(RoomBlocks(), 2 + free_blocks);
+    const std::vector<SequenceCache::UnitRef> first = {{0, 1}, {0, 2}};
+    ASSERT_TRUE(cache.Recall(0, first).ok());
+    const auto num_ahead = cache.ReadAhead(1, refs);
+    ASSERT_TRUE(num_ahead.ok());
+    EXPECT_EQ(*num_ahead, std::min<int64_t>(4, 2 + free_blocks));
+    EXPECT_TRUE(cache.IsAhead(1, {0, 3}));
+    expect_room();
+    EXPECT_EQ(RoomBlocks(), std::max<int64_t>(0, free_blocks - 2));
+    ASSERT_TRUE(cache.Append(cx_, 1, row.data(), 8, row.data(), 8).ok());
+    expect_room();
+    cache.OpenRecall(1);
+    const std::vector<SequenceCache::UnitRef> others = {{0, 2}, {0, 1}};
+    ASSERT_TRUE(cache.Recall(1, others).ok()) << "what was not wanted left";
+    EXPECT_EQ(cache.units(1, 0).resident_blocks(), 2);
+    EXPECT_EQ(cache.ahead().num_blocks, 0);
+    cache.EndPass();
+    EXPECT_EQ(tier_.promised_bytes(), 0u);
+    for (const Block& block : ballast) tier_.Release(block_bytes_, block.id);
+  }
+}
+
 TEST_F(ResidentRoom, APromiseEndsWithItsSequence) {
   {
     SequenceCache other(tier_, Shape(), slow_.get());

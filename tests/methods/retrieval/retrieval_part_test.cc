@@ -200,6 +200,7 @@ TEST(RetrievalOptions, OfTheWorkingSet) {
     EXPECT_THAT(Refusal("louis+", {{"selected", share}}), HasSubstr("selected")) << share;
   }
   EXPECT_THAT(Refusal("louis", {{"until", "0.9"}}), HasSubstr("use attend=best or attend=all"));
+  EXPECT_THAT(Refusal("quest", {{"ahead", "both"}}), HasSubstr("ahead 'both' is none of none, fetch and select"));
   EXPECT_THAT(Refusal("louis", {{"next_keys", "-1"}}), HasSubstr("next_keys -1"));
   EXPECT_THAT(Refusal("louis", {{"next_positions", "0"}}), HasSubstr("next_positions 0"));
   EXPECT_THAT(Refusal("louis", {{"next_positions", "1025"}}), HasSubstr("next_positions 1025"));

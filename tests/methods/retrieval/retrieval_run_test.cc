@@ -95,7 +95,9 @@ class Checker {
           size_t fast_bytes = Tier::kUnlimited)
       : recording_(recording), settings_(settings), cx_(backend, 2), tier_(TierKind::kHost, fast_bytes) {
     Options all = options;
-    asks_oracle_ = fast_bytes == Tier::kUnlimited;  // everything may have to be copied there
+    if (const auto ahead = options.find("ahead"); ahead != options.end()) ahead_ = ahead->second;
+    // Everything may have to be copied there; and the reference knows one query, which may be a rehearsal's.
+    asks_oracle_ = fast_bytes == Tier::kUnlimited && ahead_ != "select";
     all["oracle"] = asks_oracle_ ? "true" : "false";
     auto recipe = Recipe::Create(row, all);
     CACHETTE_CHECK(recipe.ok());
@@ -110,6 +112,7 @@ class Checker {
     cache_ = std::make_unique<SequenceCache>(tier_, shape_, slow_.get());
     run_ = std::make_unique<RecipeRun>(std::make_shared<Recipe>(*std::move(recipe)), shape_);
     for (int layer = 0; layer < shape_.num_layers; ++layer) references_.emplace_back(settings, recording.shape);
+    before_rehearsal_.resize(references_.size());
   }
 
   // False once something was wrong.
@@ -178,14 +181,15 @@ class Checker {
       }
     ASSERT_TRUE(cache_->Append(cx_, layer, keys, k_width(), values.data(), k_width()).ok());
     reference::Retrieval& reference = references_[static_cast<size_t>(layer)];
-    for (int64_t t = 0; t < pass.num_tokens; ++t) reference.Add(q + t * q_width, keys + t * k_width());
-    const LayerQueries queries{.layer = layer,
-                               .q = q,
-                               .q_stride = q_width,
-                               .num_rows = pass.num_tokens,
-                               .group_size = recording_.shape.group_size,
-                               .scale = static_cast<float>(recording_.shape.scale)};
+    // With ahead=select only the rehearsal's query decides, in every layer but the first.
+    const bool is_rehearsed = ahead_ == "select" && pass.phase == Phase::kDecode && layer > 0;
+    const std::vector<float> rehearsed = Rehearsed(pass.first_token, layer);
+    for (int64_t t = 0; t < pass.num_tokens; ++t)
+      reference.Add(is_rehearsed ? rehearsed.data() : q + t * q_width, keys + t * k_width());
+    const LayerQueries queries = QueriesOf(layer, q, pass.num_tokens);
     reference::Retrieval::Step step{.seen = {}, .before = Residents(layer), .after = {}};
+    if (!before_rehearsal_[static_cast<size_t>(layer)].empty())
+      step.before = std::exchange(before_rehearsal_[static_cast<size_t>(layer)], {});
     const int64_t num_retrievals = stats().num_retrievals;
     const auto before = run_->BeforeAttention(cx_, *cache_, queries);
     ASSERT_TRUE(before.ok()) << before.failure().message;
@@ -201,6 +205,8 @@ class Checker {
         for (size_t i = 0; i < seen.size(); ++i) ASSERT_EQ(seen[i], static_cast<int32_t>(i));
       }
     }
+    if (pass.phase == Phase::kDecode && layer + 1 < shape_.num_layers) Rehearse(pass, layer + 1);
+    if (testing::Test::HasFatalFailure()) return;
     const int64_t hits_before = stats().oracle_hits;
     const auto after = run_->AfterAttention(cx_, *cache_, queries);
     ASSERT_TRUE(after.ok()) << after.failure().message;
@@ -218,6 +224,40 @@ class Checker {
     } else {
       ASSERT_EQ(reference.ClosePrompt(pass.is_last_prefill_chunk, tables), "");
     }
+  }
+
+  LayerQueries QueriesOf(int layer, const float* q, int64_t num_rows) const {
+    return {.layer = layer,
+            .q = q,
+            .q_stride = k_width() * recording_.shape.group_size,
+            .num_rows = num_rows,
+            .group_size = recording_.shape.group_size,
+            .scale = static_cast<float>(recording_.shape.scale)};
+  }
+
+  // The layer's queries, somewhat wrong.
+  std::vector<float> Rehearsed(int64_t position, int layer) const {
+    const int64_t q_width = k_width() * recording_.shape.group_size;
+    const float* q = recording_.q[static_cast<size_t>(layer)].data() + position * q_width;
+    Rng rng(static_cast<uint64_t>(position * 100 + layer));
+    std::vector<float> rehearsed(q, q + q_width);
+    for (float& x : rehearsed) x += 0.3f * static_cast<float>(rng.Normal());
+    return rehearsed;
+  }
+
+  void Rehearse(const PassInfo& pass, int layer) {
+    const bool has_units = cache_->units(layer, 0).num_units() > 0;
+    ASSERT_EQ(run_->WantsNextQueries(*cache_, QueriesOf(layer, nullptr, 1)), ahead_ != "none" && has_units);
+    if (ahead_ == "none" || !has_units) return;
+    const std::vector<float> q = Rehearsed(pass.first_token, layer);
+    const std::vector<std::set<int64_t>> before = Residents(layer);
+    before_rehearsal_[static_cast<size_t>(layer)] = before;
+    const auto rehearsed = run_->NextQueries(cx_, *cache_, QueriesOf(layer, q.data(), 1));
+    ASSERT_TRUE(rehearsed.ok()) << rehearsed.failure().message;
+    if (ahead_ == "fetch") {
+      ASSERT_EQ(Residents(layer), before) << "it only reads";
+    }
+    ASSERT_LE(tier_.owned_bytes(), tier_.limit_bytes());
   }
 
   std::vector<std::set<int64_t>> Residents(int layer) const {
@@ -262,6 +302,8 @@ class Checker {
   const Recording& recording_;
   RetrievalSettings settings_;
   bool asks_oracle_ = false;
+  std::string ahead_ = "none";
+  std::vector<std::vector<std::set<int64_t>>> before_rehearsal_;  // [num_layers] [num_kv_heads] or empty
   Context cx_;
   Tier tier_;
   std::unique_ptr<RecordStore> slow_;
@@ -288,9 +330,9 @@ class RandomCase {
 
   // Keys are multiples of 1/16 below 8, which every dtype stores exactly, some near an earlier one. Queries drift and
   // turn now and then.
-  Recording MakeRecording(int64_t num_tokens) {
+  Recording MakeRecording(int64_t num_tokens, int least_layers = 1) {
     Recording r;
-    r.shape = {.num_layers = static_cast<int>(1 + Pick(2)),
+    r.shape = {.num_layers = static_cast<int>(least_layers + Pick(2)),
                .num_kv_heads = static_cast<int>(1 + Pick(3)),
                .group_size = OneOf({1, 3, 4}),
                .head_dim = OneOf({8, 16}),
@@ -385,6 +427,39 @@ TEST(RetrievalRun, AttentionReadsWhatTheReferenceReads) {
   EXPECT_LE(total.num_near_ties, total.num_decisions / 100);
 }
 
+// With fetch the reference need not know of rehearsals; with select it is given their query.
+TEST(RetrievalRun, RehearsedAttentionReadsWhatTheReferenceReads) {
+  int64_t num_ahead = 0, num_used = 0, num_decisions = 0, num_near_ties = 0;
+  for (int round = 0; round < 16; ++round) {
+    RandomCase random(static_cast<uint64_t>(round) + 900);
+    RetrievalSettings settings = random.MakeSettings();
+    const bool selects = round % 2 == 1;
+    if (selects) settings.next_keys = 0;  // guessed by the true query
+    const std::vector<Turn> turns = {{random.OneOf<int64_t>({17, 64, 161, 300}), random.OneOf<int64_t>({40, 90})},
+                                     {random.OneOf<int64_t>({1, 90}), 30}};
+    const Recording recording = random.MakeRecording(600, 2);
+    Options options = OptionsOf(settings);
+    options["ahead"] = selects ? "select" : "fetch";
+    const std::string slow =
+        random.OneOf<std::string>({"ram", "disk:" + testing::TempDir(), "disk:" + testing::TempDir() + ",threads"});
+    SCOPED_TRACE(fmt::format("round {} prompts {} and {}, on {}{}", round, turns[0].num_prompt, turns[1].num_prompt,
+                             slow, Describe(options)));
+    Checker checker(options, settings, recording, Dtype::kF16, slow, AllBackends()[0]);
+    if (!checker.Run(turns, random.OneOf<int64_t>({33, 1000}))) return;
+    num_ahead += checker.stats().entries_ahead;
+    num_used += checker.stats().entries_ahead_used;
+    if (selects) {
+      EXPECT_EQ(checker.stats().entries_ahead_used, checker.stats().entries_ahead);
+    }
+    num_decisions += checker.tally().num_decisions;
+    num_near_ties += checker.tally().num_near_ties;
+  }
+  EXPECT_GT(num_ahead, 3000);
+  EXPECT_GT(num_used, num_ahead / 2);
+  EXPECT_LT(num_used, num_ahead) << "rehearsals are wrong now and then";
+  EXPECT_LE(num_near_ties, num_decisions / 100);
+}
+
 // The bytes that the engine asks for before it begins, for two turns of one sequence.
 size_t NeededBytes(const RetrievalSettings& s, const CacheShape& shape, const std::vector<Turn>& turns, int64_t chunk) {
   int64_t needed = 0, num_held = 0;
@@ -408,8 +483,8 @@ size_t NeededBytes(const RetrievalSettings& s, const CacheShape& shape, const st
 // In as little of a fast tier as the engine lets begin, nothing fails, and attention reads the best units that fit:
 // whatever fills its blocks badly, down to segments of one entry.
 TEST(RetrievalRun, InTheLeastFastTierAttentionReadsTheBestThatFit) {
-  int64_t num_left_out = 0, num_retrievals = 0;
-  for (int round = 0; round < 40; ++round) {
+  int64_t num_left_out = 0, num_retrievals = 0, num_ahead = 0;
+  for (int round = 0; round < 60; ++round) {
     RandomCase random(static_cast<uint64_t>(round) + 500);
     RetrievalSettings s = random.MakeSettings();
     s.is_tight = true;
@@ -422,8 +497,9 @@ TEST(RetrievalRun, InTheLeastFastTierAttentionReadsTheBestThatFit) {
     const std::vector<Turn> turns = {{random.OneOf<int64_t>({1, 33, 200, 300}), random.OneOf<int64_t>({60, 150})},
                                      {random.OneOf<int64_t>({1, 60}), 40}};
     const int64_t chunk = random.OneOf<int64_t>({16, 33, 64, 1000});
-    const Recording recording = random.MakeRecording(800);
-    const Options options = OptionsOf(s);
+    const Recording recording = random.MakeRecording(800, round < 40 ? 1 : 2);
+    Options options = OptionsOf(s);
+    if (round >= 40) options["ahead"] = round % 4 < 2 ? "fetch" : "select";
     const auto recipe = Recipe::Create("louis", options);
     ASSERT_TRUE(recipe.ok());
     const CacheShape shape = {.num_layers = recording.shape.num_layers,
@@ -437,7 +513,9 @@ TEST(RetrievalRun, InTheLeastFastTierAttentionReadsTheBestThatFit) {
     if (!checker.Run(turns, chunk)) return;
     num_left_out += checker.stats().entries_left_out;
     num_retrievals += checker.tally().num_retrievals;
+    num_ahead += checker.stats().entries_ahead;
   }
+  EXPECT_GT(num_ahead, 1000);
   EXPECT_GT(num_left_out, 1000);
   EXPECT_GT(num_retrievals, 1000);
 }
@@ -473,12 +551,14 @@ TEST(RetrievalRun, TheRecipesOfTheTableReadWhatTheReferenceReads) {
        {Row{"quest", quest}, {"arkvale", arkvale}, {"clusterkv", clusterkv}, {"louis", louis}, {"louis+", plus}}) {
     SCOPED_TRACE(row.name);
     // Only what the reference needs to know of the sizes; the rest must be what the row says.
-    const Options options = {{"budget", "64"}, {"recent_window", "32"}, {"dense_layers", "0"}};
-    Checker checker(options, row.settings, recording, Dtype::kF16, "ram", AllBackends()[0], row.name);
-    if (!checker.Run({{250, 150}, {50, 50}}, 128)) return;
-    const Tally tally = checker.tally();
-    EXPECT_GT(tally.num_retrievals, 2);
-    EXPECT_LE(tally.num_near_ties, tally.num_decisions / 50);
+    for (const char* ahead : {"none", "fetch"}) {
+      const Options options = {{"budget", "64"}, {"recent_window", "32"}, {"dense_layers", "0"}, {"ahead", ahead}};
+      Checker checker(options, row.settings, recording, Dtype::kF16, "ram", AllBackends()[0], row.name);
+      if (!checker.Run({{250, 150}, {50, 50}}, 128)) return;
+      const Tally tally = checker.tally();
+      EXPECT_GT(tally.num_retrievals, 2);
+      EXPECT_LE(tally.num_near_ties, tally.num_decisions / 50);
+    }
   }
 }
 

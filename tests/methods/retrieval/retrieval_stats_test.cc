@@ -17,6 +17,8 @@ RetrievalStats Some() {
   stats.bytes_recalled = 5000;
   stats.entries_selected = 400;
   stats.entries_reused = 100;
+  stats.entries_ahead = 120;
+  stats.entries_ahead_used = 90;
   stats.entries_left_out = 40;
   stats.units_made = 77;
   stats.resident_peak_bytes = 900;
@@ -36,6 +38,8 @@ TEST(RetrievalStats, FiguresByDefinition) {
   EXPECT_EQ(stats.entries_copied_after_fill(), 1.5);
   EXPECT_EQ(stats.bytes_recalled_per_token(), 500.0);
   EXPECT_EQ(stats.reuse_share(), 0.25);
+  EXPECT_EQ(stats.entries_ahead_per_token(), 1.0);
+  EXPECT_EQ(stats.ahead_hit_rate(), 0.75);
 }
 
 TEST(RetrievalStats, NothingDecodedIsZero) {
@@ -44,6 +48,7 @@ TEST(RetrievalStats, NothingDecodedIsZero) {
   EXPECT_EQ(none.entries_copied_per_token(), 0.0);
   EXPECT_EQ(none.bytes_recalled_per_token(), 0.0);
   EXPECT_EQ(none.reuse_share(), 0.0);
+  EXPECT_EQ(none.ahead_hit_rate(), 0.0);
 }
 
 // A parent and two forks add up to what happened: the parent's part once, the largest of the peaks.
@@ -63,6 +68,8 @@ TEST(RetrievalStats, ForksAddUp) {
   EXPECT_EQ(total.bytes_recalled, 15000);
   EXPECT_EQ(total.entries_selected, 1200);
   EXPECT_EQ(total.entries_reused, 300);
+  EXPECT_EQ(total.entries_ahead, 360);
+  EXPECT_EQ(total.entries_ahead_used, 270);
   EXPECT_EQ(total.entries_left_out, 120);
   EXPECT_EQ(total.units_made, 231);
   EXPECT_EQ(total.decode_seconds, 6.0);
