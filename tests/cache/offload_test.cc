@@ -398,7 +398,7 @@ TEST_P(Offload, WhatWasReadAheadIsTakenOrLeaves) {
   for (int head = 0; head < 2; ++head) {
     stored.push_back(f.Stored(1, head));
     f.OffloadPages(1, head, 16, 4);
-    ASSERT_TRUE(f.cache.MakeUnits(f.cx, 1, head, 4, nullptr, 16, false).ok());
+    f.cache.MakeRunUnits(1, head, 4, 16, false);
   }
   const auto num_blocks = [&] { return f.fast.owned_bytes() / f.cache.shape().format.block_bytes(); };
   const size_t num_before = num_blocks();
@@ -458,7 +458,7 @@ TEST(OffloadAhead, AFailedReadIsAnErrorWhereItsUnitsAreWanted) {
     Fixture f(Shape(Dtype::kF16), "disk:" + folder + reader);
     ASSERT_TRUE(f.Append(100).ok());
     f.OffloadPages(0, 1, 16, 4);
-    ASSERT_TRUE(f.cache.MakeUnits(f.cx, 0, 1, 4, nullptr, 16, false).ok());
+    f.cache.MakeRunUnits(0, 1, 4, 16, false);
     ASSERT_TRUE(f.cache.BeginPass({.phase = Phase::kDecode, .first_token = 100, .num_tokens = 1}).ok());
     int file = -1;  // it has no name
     for (int fd = 3; fd < 1000 && file < 0; ++fd) {

@@ -544,7 +544,8 @@ TEST(RetrievalRun, TheRecipesOfTheTableReadWhatTheReferenceReads) {
   plus.cluster_cap = 16;
   plus.trigger = Trigger::kCoverage;
   plus.attend = Attend::kBest;
-  plus.pool = 2.0;
+  plus.pool = 2.5;
+  plus.least_coverage = 0.95;
   plus.until = 0.98;
   plus.next_keys = 4;
   for (const Row& row :
