@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Runs `cachette eval` (as-decode) over retrieval recipes and their crosses, several at a time, and writes tables.
+"""Runs `cachette eval` over retrieval recipes and their crosses, several at a time, and writes tables.
 
 Usage: compare_retrieval.py --program build/release/cachette --out FOLDER [--jobs N] [--minutes M] [--lengths 4096]
-                            [--only NAME,...] [--prev-taus FILE] [--last-taus FILE] [--table FILE.md]
+                            [--protocol as-decode|in-turn] [--only NAME,...] [--prev-taus FILE]
+                            [--last-taus FILE] [--table FILE.md]
 
 Each (configuration, length, family) leaves FOLDER/NAME-LENGTH-FAMILY.json, the summary object of `cachette eval`; those
 already there are not run again. No new one is started after M minutes. All recipes keep 16 sinks and a window of 128,
@@ -42,19 +43,23 @@ def configurations(budget, prev_taus, last_taus):
                                                        "--units.two-level=false"]
     yield "louis+-all", "`louis+`, until 1", [*plus, "--until", "1"]
     yield "louis+-95", "`louis+`, until 0.95", [*plus, "--until", "0.95"]
-    yield "louis+-eager", "`louis+`, least coverage 0.95", [*plus, "--least-coverage", "0.95"]
+    yield "louis+-late", "`louis+`, least coverage 0.9", [*plus, "--least-coverage", "0.9"]
+    yield "louis+-small", "`louis+`, pool of 2, least coverage 0.9", [*plus, "--pool", "2", "--least-coverage", "0.9"]
+    yield "louis+-large", "`louis+`, pool of 3", [*plus, "--pool", "3"]
     yield "louis+-alone", "`louis+`, no guesses", [*plus, "--next-keys", "0"]
 
 
 # Family -> samples, questions on each.
-AMOUNTS = {"kv": (4, 8), "niah": (4, 6), "path": (4, 3), "tsv": (2, 2), "walk": (2, 2)}
+AMOUNTS = {"as-decode": {"kv": (4, 8), "niah": (4, 6), "path": (4, 3), "tsv": (2, 2), "walk": (2, 2)},
+           "in-turn": {"kv": (3, 10), "niah": (4, 6), "path": (6, 2), "tsv": (6, 1), "walk": (2, 2)}}
 
 
 def run(arguments, out, flags, length, family):
-    samples, questions = AMOUNTS[family]
+    samples, questions = AMOUNTS[arguments.protocol][family]
     command = [arguments.program, "eval", "-m", arguments.model, "--lora", arguments.adapter, "-t", "1", "--json", "-q",
                "--tasks", family, "--lengths", str(length), "--samples", str(max(1, round(samples * arguments.scale))),
-               "--questions", str(questions), "--seed", "1", "--protocol", "as-decode"]
+               "--questions", str(questions), "--seed", str(arguments.seed),
+               "--protocol", arguments.protocol]
     if arguments.forced:
         command += ["--reply", "forced", "--forced-tokens", str(arguments.forced)]
     command += ["--recipe", *flags]
@@ -107,6 +112,8 @@ def main():
     parser.add_argument("--only", help="names of configurations, all by default")
     parser.add_argument("--prev-taus")
     parser.add_argument("--last-taus")
+    parser.add_argument("--protocol", choices=AMOUNTS, default="as-decode")
+    parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--forced", type=int, default=0, help="feed the reference, so many tokens of it, and count items")
     parser.add_argument("--scale", type=float, default=1.0, help="times as many samples")
     parser.add_argument("--jobs", type=int, default=1)
