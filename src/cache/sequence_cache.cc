@@ -53,8 +53,8 @@ Result<SequenceCache> SequenceCache::Clone() const {
 // leave before the next layer's come.
 int64_t SequenceCache::StayingBlocks(int layer, int kv_head, int64_t num_tokens) const {
   const int64_t appended = stream(layer, kv_head).BlocksToAppend(num_tokens);
-  if (!has_units() || layer < shape_.units.first_layer) return appended;
-  const int64_t most = (shape_.units.local_entries + ops::kBlockTokens - 1) / ops::kBlockTokens;
+  if (shape_.units.KeepsAll(layer)) return appended;
+  const int64_t most = ops::BlocksFor(shape_.units.local_entries);
   return std::clamp<int64_t>(most - stream(layer, kv_head).num_blocks(), 0, appended);
 }
 
@@ -74,7 +74,7 @@ size_t SequenceCache::BytesToAppend(int64_t num_tokens) const {
 
 int64_t SequenceCache::least_blocks(int layer, int kv_head) const {
   const int64_t num_entries = units(layer, kv_head).num_entries();
-  return std::min(shape_.units.least_blocks, (num_entries + ops::kBlockTokens - 1) / ops::kBlockTokens);
+  return std::min(shape_.units.least_blocks, ops::BlocksFor(num_entries));
 }
 
 // What was read ahead is room that the layer has already.

@@ -25,10 +25,14 @@ enum class RopePositions : uint8_t { kOriginal, kCacheIndex };
 
 // What a cache needs to know of a recipe that moves entries to a slow tier.
 struct UnitShape {
-  int num_index_vectors = 0;  // of a unit; 0: entries never leave the fast tier
-  int first_layer = 0;        // layers before it keep all entries in the fast tier
-  int64_t local_entries = 0;  // that a KV head keeps in its stream between passes, at most
-  int64_t least_blocks = 0;   // of units that a KV head can make resident at any decode step, however full the tier is
+  int num_index_vectors = 0;            // of a unit; 0: entries never leave the fast tier
+  std::vector<bool> whole_layers = {};  // that keep all entries in the fast tier; layers past its end do not
+  int64_t local_entries = 0;            // that a KV head of the others keeps in its stream between passes, at most
+  int64_t least_blocks = 0;  // of units that a KV head can make resident at any decode step, however full the tier is
+  bool KeepsAll(int layer) const {
+    const auto at = static_cast<size_t>(layer);
+    return num_index_vectors == 0 || (at < whole_layers.size() && whole_layers[at]);
+  }
 };
 
 struct CacheShape {

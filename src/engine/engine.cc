@@ -31,13 +31,17 @@ const char* StopReasonName(StopReason reason) {
 }
 
 CacheShape Engine::ShapeFor(const Recipe& recipe) const {
+  UnitShape units = recipe.unit_shape();
+  units.whole_layers.resize(static_cast<size_t>(config().num_layers), false);
+  for (size_t layer = 0; layer < units.whole_layers.size(); ++layer)  // a layer's own window bounds what it reads
+    if (config().layers[layer].attention_window != 0) units.whole_layers[layer] = true;
   return {.num_layers = config().num_layers,
           .num_kv_heads = config().num_kv_heads,
           .format = kv_format_,
           .rope_positions = recipe.rope_positions(),
           .has_scores = recipe.has_running_score(),
           .codec = recipe.codec(),
-          .units = recipe.unit_shape()};
+          .units = std::move(units)};
 }
 
 // The thresholds that cachette calibrate has left beside the model, for a recipe that asks for some and was given none.
@@ -152,7 +156,7 @@ std::optional<FastNeed> Engine::NeedOf(const Session& session, int64_t num_promp
                                        int64_t chunk) const {
   const Recipe& recipe = session.recipe();
   if (!recipe.retrieves()) return std::nullopt;
-  const UnitShape units = recipe.unit_shape();
+  const UnitShape& units = session.cache().shape().units;
   FastNeedParams p = {.num_kv_heads = config().num_kv_heads,
                       .block_bytes = static_cast<int64_t>(kv_format_.block_bytes()),
                       .protected_entries = recipe.parts().retrieval->protect->least_entries(),
@@ -163,8 +167,8 @@ std::optional<FastNeed> Engine::NeedOf(const Session& session, int64_t num_promp
                       .num_output = num_output,
                       .chunk = chunk,
                       .stages_layer = slow_tier_ != nullptr && slow_tier_->kind() == TierKind::kDisk};
-  for (int layer = units.first_layer; layer < config().num_layers; ++layer) {
-    if (config().layers[static_cast<size_t>(layer)].attention_window != 0) continue;
+  for (int layer = 0; layer < config().num_layers; ++layer) {
+    if (units.KeepsAll(layer)) continue;
     ++p.num_retrieving_layers;
     int64_t padding = 0;
     for (int head = 0; head < p.num_kv_heads; ++head) padding += session.cache().units(layer, head).padding_blocks();

@@ -3,6 +3,7 @@
 #include "ops/attention/kv_view.h"
 
 namespace cachette {
+
 FastNeed ComputeFastNeed(const FastNeedParams& p) {
   const int64_t with_prompt = p.num_held + p.num_prompt + 1;
   const int64_t with_output = p.num_held + p.num_prompt + std::max<int64_t>(1, p.num_output);

@@ -229,7 +229,7 @@ UnitShape Recipe::unit_shape() const {
   if (!retrieves()) return {};
   const RetrievalParts& parts = *parts_.retrieval;
   return {.num_index_vectors = ops::NumIndexVectors((*parts.index)->bound()),
-          .first_layer = static_cast<int>(parts.working_set->dense_layers),
+          .whole_layers = std::vector<bool>(static_cast<size_t>(parts.working_set->dense_layers), true),
           // What is left of a prompt is less than a page; a stream may hold a block beyond what its entries need.
           .local_entries = parts.protect->least_entries() +
                            std::max<int64_t>((*parts.output_units)->most_open_entries(), ops::kBlockTokens - 1) + 1 +
@@ -240,7 +240,7 @@ UnitShape Recipe::unit_shape() const {
 int64_t Recipe::least_blocks() const {
   const RetrievalParts& parts = *parts_.retrieval;
   const int64_t longest = std::max((*parts.units)->longest_unit(), (*parts.output_units)->longest_unit());
-  return (std::max(options_.budget, longest) + ops::kBlockTokens - 1) / ops::kBlockTokens;
+  return ops::BlocksFor(std::max(options_.budget, longest));
 }
 
 int64_t Recipe::pool_blocks() const {

@@ -32,7 +32,7 @@ CacheShape Shape(Dtype dtype, int num_layers = 1, int num_kv_heads = 2) {
   return {.num_layers = num_layers,
           .num_kv_heads = num_kv_heads,
           .format = {dtype, kHeadDim},
-          .units = {.num_index_vectors = 1, .first_layer = 0, .local_entries = 64}};
+          .units = {.num_index_vectors = 1, .local_entries = 64}};
 }
 
 std::unique_ptr<RecordStore> Store(const std::string& place, const CacheShape& shape,
@@ -492,7 +492,7 @@ TEST(OffloadRoom, BytesToAppendCountWhatStaysAndOneLayerPassing) {
   EXPECT_EQ(f.cache.BytesToAppend(160), (24 + 2 * 6) * block_bytes) << "six more of each head of one layer";
   ASSERT_TRUE(f.Append(64).ok());
   EXPECT_EQ(f.cache.BytesToAppend(1), 2 * block_bytes);
-  shape.units.first_layer = 2;  // two layers keep everything
+  shape.units.whole_layers = {true, false, true};
   Fixture dense(shape, "ram");
   EXPECT_EQ(dense.cache.BytesToAppend(160), (2 * 20 + 8 + 12) * block_bytes);
   shape.units.num_index_vectors = 0;  // no units: everything stays

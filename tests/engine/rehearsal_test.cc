@@ -7,7 +7,6 @@
 #include <unistd.h>
 
 #include <filesystem>
-#include <fstream>
 #include <map>
 #include <memory>
 #include <string>
@@ -15,68 +14,17 @@
 
 #include "base/rng.h"
 #include "engine/engine.h"
-#include "io/safetensors.h"
+#include "support/idle_model.h"
 
 namespace cachette {
 namespace {
-
-constexpr int kLayers = 4, kHidden = 64, kQHeads = 4, kKvHeads = 2, kHeadDim = 16, kFfn = 32, kVocab = 64;
-
-// Random weights, but output and down projections of zero. Layers 1 and 3 of Gemma have a window and RoPE of their own.
-std::string WriteIdleModel(const std::string& folder, const std::string& family) {
-  std::filesystem::create_directories(folder);
-  const bool is_gemma = family == "gemma3_text";
-  std::ofstream(folder + "/config.json") << fmt::format(
-      R"({{"model_type": "{}", "num_hidden_layers": {}, "hidden_size": {}, "num_attention_heads": {},
- "num_key_value_heads": {}, "head_dim": {}, "intermediate_size": {}, "vocab_size": {}, "max_position_embeddings": 4096,
- "rms_norm_eps": 1e-6, "rope_theta": 50000.0, "tie_word_embeddings": true{}}})",
-      family, kLayers, kHidden, kQHeads, kKvHeads, kHeadDim, kFfn, kVocab,
-      is_gemma ? R"(, "rope_local_base_freq": 100.0, "sliding_window": 40, "query_pre_attn_scalar": 16,
- "layer_types": ["full_attention", "sliding_attention", "full_attention", "sliding_attention"])"
-               : "");
-  Rng rng(3);
-  std::map<std::string, std::pair<std::vector<int64_t>, std::vector<float>>> tensors;
-  const auto add = [&](const std::string& name, std::vector<int64_t> shape, double spread) {
-    int64_t count = 1;
-    for (const int64_t dim : shape) count *= dim;
-    std::vector<float>& values = tensors[name].second;
-    for (int64_t i = 0; i < count; ++i) values.push_back(static_cast<float>(spread * rng.Normal()));
-    tensors[name].first = std::move(shape);
-  };
-  add("model.embed_tokens.weight", {kVocab, kHidden}, 1.0);
-  add("model.norm.weight", {kHidden}, 1.0);
-  for (int layer = 0; layer < kLayers; ++layer) {
-    const std::string prefix = fmt::format("model.layers.{}.", layer);
-    for (const auto& [name, num_heads] :
-         std::map<std::string, int64_t>{{"q_proj", kQHeads}, {"k_proj", kKvHeads}, {"v_proj", kKvHeads}}) {
-      add(prefix + "self_attn." + name + ".weight", {num_heads * kHeadDim, kHidden}, 0.3);
-      if (family == "qwen2") add(prefix + "self_attn." + name + ".bias", {num_heads * kHeadDim}, 0.5);
-    }
-    add(prefix + "self_attn.o_proj.weight", {kHidden, kQHeads * kHeadDim}, 0.0);
-    add(prefix + "mlp.gate_proj.weight", {kFfn, kHidden}, 0.3);
-    add(prefix + "mlp.up_proj.weight", {kFfn, kHidden}, 0.3);
-    add(prefix + "mlp.down_proj.weight", {kHidden, kFfn}, 0.0);
-    for (const char* name : {"input_layernorm", "post_attention_layernorm"})
-      add(prefix + name + ".weight", {kHidden}, 1.0);
-    if (is_gemma)
-      for (const char* name : {"pre_feedforward_layernorm", "post_feedforward_layernorm"})
-        add(prefix + name + ".weight", {kHidden}, 1.0);
-    if (is_gemma || family == "qwen3")
-      for (const char* name : {"q_norm", "k_norm"}) add(prefix + "self_attn." + name + ".weight", {kHeadDim}, 1.0);
-  }
-  SafetensorsWriter writer;
-  for (const auto& [name, tensor] : tensors)
-    CACHETTE_CHECK(writer.Add(name, Dtype::kF32, tensor.first, std::as_bytes(std::span(tensor.second))).ok());
-  CACHETTE_CHECK(writer.Write(folder + "/model.safetensors").ok());
-  return folder;
-}
 
 class Rehearsal : public ::testing::Test {
  protected:
   void TearDown() override { std::filesystem::remove_all(folder_); }
   std::unique_ptr<Engine> Load(const std::string& family, const char* backend = "auto") {
     EngineOptions options;
-    options.model = WriteIdleModel(folder_, family);
+    options.model = test::WriteIdleModel(folder_, family);
     options.threads = 2;
     options.backend = backend;
     auto engine = Engine::Load(options);
@@ -89,7 +37,7 @@ class Rehearsal : public ::testing::Test {
 std::vector<int32_t> RandomTokens(int64_t count, uint64_t seed) {
   Rng rng(seed);
   std::vector<int32_t> tokens;
-  for (int64_t i = 0; i < count; ++i) tokens.push_back(static_cast<int32_t>(rng.Below(kVocab)));
+  for (int64_t i = 0; i < count; ++i) tokens.push_back(static_cast<int32_t>(rng.Below(test::kIdleVocab)));
   return tokens;
 }
 
@@ -132,8 +80,9 @@ TEST_F(Rehearsal, OfAnIdleLayerTheQueriesAreKnownToTheBit) {
       std::vector<SequenceCache> caches;
       std::vector<QueryRecorder> recorders;
       for (const bool wants : {true, false, true}) {
-        caches.emplace_back(tier,
-                            CacheShape{.num_layers = kLayers, .num_kv_heads = kKvHeads, .format = engine->kv_format()});
+        caches.emplace_back(tier, CacheShape{.num_layers = test::kIdleLayers,
+                                             .num_kv_heads = test::kIdleKvHeads,
+                                             .format = engine->kv_format()});
         recorders.emplace_back(wants);
       }
       const std::vector<int32_t> tokens = RandomTokens(60, 9);
@@ -188,7 +137,7 @@ TEST_F(Rehearsal, OfAnIdleLayerTheChoiceIsTheLayersOwn) {
       session.TraceRetrieval(true);
       ASSERT_TRUE(engine->Prefill(session, RandomTokens(400, 5), 100, nullptr).ok());
       Session* const one[] = {&session};
-      std::vector<float> logits(kVocab);
+      std::vector<float> logits(test::kIdleVocab);
       for (const int32_t token : RandomTokens(70, 6))
         ASSERT_TRUE(engine->DecodeStep(one, {&token, 1}, logits.data()).ok());
       const RetrievalStats& stats = session.retrieval()->stats();

@@ -15,6 +15,7 @@
 #include "base/rng.h"
 #include "engine/engine.h"
 #include "engine/fast_need.h"
+#include "support/idle_model.h"
 #include "support/induction_model.h"
 
 namespace cachette {
@@ -440,8 +441,11 @@ TEST(Retrieval, LongOutputsStayWithinATenthOfTheFullCache) {
 int64_t NeededBytes(const Engine& engine, const Recipe& recipe, int64_t num_held, int64_t num_prompt,
                     int64_t num_output, int64_t chunk, bool is_disk, int64_t padding_blocks = 0) {
   const UnitShape units = recipe.unit_shape();
-  return ComputeFastNeed({.num_dense_layers = units.first_layer,
-                          .num_retrieving_layers = engine.config().num_layers - units.first_layer,
+  int num_dense = 0;
+  for (int layer = 0; layer < engine.config().num_layers; ++layer)
+    num_dense += units.KeepsAll(layer) || engine.config().layers[static_cast<size_t>(layer)].attention_window != 0;
+  return ComputeFastNeed({.num_dense_layers = num_dense,
+                          .num_retrieving_layers = engine.config().num_layers - num_dense,
                           .num_kv_heads = engine.config().num_kv_heads,
                           .block_bytes = static_cast<int64_t>(engine.kv_format().block_bytes()),
                           .protected_entries = recipe.parts().retrieval->protect->least_entries(),
@@ -525,6 +529,32 @@ TEST(Retrieval, TheLeastFastBytesAreEnough) {
     }
     EXPECT_GT(num_left_out, 0);
   }
+}
+
+// Layers with a window of their own keep everything, and their growth is promised beside the others'.
+TEST(Retrieval, LayersWithAWindowGrowWithinTheNeed) {
+  constexpr int64_t kPrompt = 150, kOutput = 300, kChunk = 32;
+  const std::string folder = test::WriteIdleModel(testing::TempDir() + "/cachette_windows", "gemma3_text");
+  const Options tight = {{"budget", "64"}, {"recent_window", "32"}, {"dense_layers", "0"}};
+  const auto unlimited = Load(folder);
+  const std::vector<int32_t> prompt = RandomTokens(kPrompt, test::kIdleVocab, 31);
+  for (const char* name : {"quest", "louis", "louis+"}) {
+    SCOPED_TRACE(name);
+    const auto recipe = unlimited->MakeRecipe(name, tight);
+    ASSERT_TRUE(recipe.ok());
+    const int64_t needed = NeededBytes(*unlimited, **recipe, 0, kPrompt, kOutput, kChunk, false);
+    for (const int64_t fast_bytes : {needed - 1, needed}) {
+      const auto engine = Load(folder.c_str(), [&](EngineOptions& o) { o.fast_kv_bytes = fast_bytes; });
+      const auto session = NewSession(*engine, {name, tight});
+      const auto result = engine->Generate(*session, prompt, NewTokens(kOutput, kChunk));
+      EXPECT_EQ(result.ok(), fast_bytes == needed) << (result.ok() ? "" : result.failure().message);
+      if (!result.ok()) {
+        EXPECT_THAT(result.failure().message, HasSubstr("needs at least"));
+      }
+      EXPECT_LE(engine->kv_tier().peak_bytes(), engine->kv_tier().limit_bytes());
+    }
+  }
+  std::filesystem::remove_all(folder);
 }
 
 // With room for what is chosen nothing is left out, however many blocks it takes.

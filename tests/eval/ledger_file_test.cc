@@ -156,7 +156,7 @@ struct TwoTierLedger {
                       {.num_layers = 1,
                        .num_kv_heads = 2,
                        .format = {Dtype::kF16, kHeadDim},
-                       .units = {.num_index_vectors = 1, .first_layer = 0, .local_entries = 16}},
+                       .units = {.num_index_vectors = 1, .local_entries = 16}},
                       slow.get()};
 };
 

@@ -1,14 +1,17 @@
 // RetrievalRun a layer ahead: a layer's choice is rehearsed with the queries that it would have if the layer before it
 // added nothing to the residual stream, and what it would bring in is read while that layer computes. Residual streams
 // of neighbouring layers are alike, hence so are the choices (InfiniGen, arXiv:2406.19707; as an option ArkVale,
-// NeurIPS 2024, from any layer before). fetch: reads ahead and nothing more. The layer's own query decides and chooses
-// as it does without, what it wants is
-//   there already or is read at once, the rest leaves; units and pool are those of a run without. Only room that is
-//   free is used for it.
-// select: the rehearsal decides, as in InfiniGen, and idle units leave for what it chose; the layer's own query is not
-//   looked at, so nothing is waited for but these reads. The first layer has no rehearsal and chooses for itself.
+// NeurIPS 2024, from any layer before).
+//
+// fetch reads ahead and nothing more: the layer's own query decides and chooses as it does without. What it wants is
+// there already or is read at once, the rest leaves; units and pool are those of a run without. Only room that is free
+// is used.
+//
+// select lets the rehearsal decide, as in InfiniGen, and idle units leave for what it chose; the layer's own query is
+// not looked at, so nothing is waited for but these reads. The first layer has no rehearsal and chooses for itself.
+//
 // Deviation from InfiniGen: whole queries, trigger, units and index are the recipe's, instead of a part of the skewed
-//   query's columns, every token, and all entries within alpha of the best.
+// query's columns, every token, and all entries within alpha of the best.
 
 #include <algorithm>
 #include <utility>

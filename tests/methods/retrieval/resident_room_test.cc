@@ -24,7 +24,7 @@ class ResidentRoom : public ::testing::Test {
     return {.num_layers = 2,
             .num_kv_heads = 1,
             .format = {Dtype::kF16, 8},
-            .units = {.num_index_vectors = 1, .first_layer = 0, .local_entries = 64, .least_blocks = 2}};
+            .units = {.num_index_vectors = 1, .local_entries = 64, .least_blocks = 2}};
   }
   ResidentRoom()
       : block_bytes_(Shape().format.block_bytes()),
