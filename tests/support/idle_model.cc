@@ -14,14 +14,10 @@
 #include "io/safetensors.h"
 
 namespace cachette::test {
-namespace {
-
-constexpr int kLayers = kIdleLayers, kHidden = 64, kQHeads = 4, kKvHeads = kIdleKvHeads, kHeadDim = 16, kFfn = 32,
-              kVocab = kIdleVocab;
-
-}  // namespace
 
 std::string WriteIdleModel(const std::string& folder, const std::string& family) {
+  constexpr int kLayers = kIdleLayers, kHidden = 64, kQHeads = 4, kKvHeads = kIdleKvHeads, kHeadDim = 16, kFfn = 32,
+                kVocab = kIdleVocab;
   std::filesystem::create_directories(folder);
   const bool is_gemma = family == "gemma3_text";
   std::ofstream(folder + "/config.json") << fmt::format(
