@@ -143,7 +143,7 @@ void UnitMaker::IndexUnits(Context& cx, SequenceCache& cache, int layer, int hea
     for (int64_t u = std::max(first_unit, block_unit); u < std::min(end_unit, block_unit + ops::kIndexBlockUnits);
          ++u) {
       const Unit& unit = table.unit(u);
-      of_unit.resize(static_cast<size_t>(unit.num_entries * head_dim));
+      of_unit.resize(static_cast<size_t>(int64_t{unit.num_entries} * head_dim));
       for (int64_t e = 0; e < unit.num_entries; ++e)
         std::copy_n(keys + int64_t{entries[static_cast<size_t>(unit.first_entry - first_entry + e)]} * head_dim,
                     head_dim, of_unit.data() + e * head_dim);
